@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. ARGS goes to pytest, the demo or the benchmark: make test ARGS='tests/unit -k abi'
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+BIN := .venv/bin
+C_SOURCES := find bpf_src -name '*.[ch]' -print0 | xargs -0r
+
+.PHONY: help setup root check format test demo bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## install what is missing: apt packages, .venv, bpffs
+	@scripts/setup
+
+# Namespaces, programs and maps are root's: say so in one line instead of failing in a hundred tests.
+root:
+	@[[ $$EUID -eq 0 ]] || { echo "make: this target needs root: run it as root or with sudo" >&2; exit 1; }
+
+check: setup ## linters, formats, types, licences
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(C_SOURCES) clang-format --dry-run -Werror
+	/usr/bin/python3 scripts/spdx.py
+
+format: setup ## rewrite Python and C in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(C_SOURCES) clang-format -i
+
+test: root check ## check, then every test
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: root setup ## the same traffic through the kernel's bridge and through pydp, side by side
+	@$(BIN)/python -m pydp.bench.demo $(ARGS)
+
+bench: root setup ## the benchmarks, with medians and intervals
+	@$(BIN)/pydp bench $(ARGS)
+
+clean: ## remove what was built: .venv, caches, wheels
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Types that both sides know. Python reads them from this text (ebpf/abi.py): structs and enums stand at column 0,
+// each member of an enum with the comment that users see.
+
+enum limit {
+	VERDICTS = 64, /* verdicts a stage may have, in the counters' index */
+	STAGES = 4, /* stages one program may have */
+	STAGE_CONSTANTS = 16, /* constants one stage may have */
+};
+
+// What a stage decides about a packet. Numbers are part of the interface: append within a class, never reorder.
+// The class follows from the number, see verdict_is_*() below.
+enum verdict {
+	PASS_UNCLAIMED = 0, /* no stage had anything to say */
+	FORWARD_PORT = 1, /* sent out of one port */
+	FLOOD_PORTS = 8, /* copied to every port that may have it */
+
+	PUNT_TRUNCATED = 16, /* headers end before they should */
+	PUNT_LINK_LOCAL = 17, /* addressed to the bridge itself (01:80:c2:00:00:0x) */
+	PUNT_LOCAL = 18, /* addressed to this host */
+	PUNT_UNKNOWN = 19, /* destination not learned yet: the kernel bridge floods it */
+	PUNT_GROUP = 20, /* multicast or broadcast: the kernel bridge copies it */
+	PUNT_NEW_SOURCE = 21, /* shows the kernel bridge a source that is new, moved or about to age there */
+	PUNT_PORT = 22, /* a port in a state or with a flag that is the kernel bridge's business */
+	PUNT_FLOOD = 23, /* to be copied by the tc program of the same port */
+	PUNT_TAG = 24, /* a VLAN tag of another protocol than the bridge's */
+	PUNT_ERROR = 25, /* a helper failed */
+
+	DROP_SOURCE = 40, /* source address is zero or a multicast address */
+	DROP_SAME_PORT = 41, /* destination is on the port it came from */
+	DROP_ISOLATED = 42, /* both ports are isolated */
+	DROP_MTU = 43, /* longer than the MTU of the port it would leave by */
+	DROP_VLAN_INGRESS = 44, /* port is not a member of the VLAN it came with */
+	DROP_VLAN_EGRESS = 45, /* port it would leave by is not a member of its VLAN */
+	DROP_PORT_DOWN = 46, /* port it would leave by does not forward */
+};
+
+enum verdict_class {
+	CLASS_PUNT = 16, /* verdicts from here on: left to the kernel */
+	CLASS_DROP = 40, /* verdicts from here on: dropped */
+};
+
+// What is written into the code of each port's program when it is loaded, per stage.
+enum constant {
+	CONSTANT_SLOT = 0, /* index of the port in its instance */
+	CONSTANT_SEED = 1, /* random number that the instance's hashes begin with */
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+// A 64-bit value that the loader writes into this very instruction (ebpf/loader.py): no lookup, and the verifier
+// and the JIT see a number. NUMBER must be a literal.
+#define CONSTANT(number)                                                                          \
+	({                                                                                        \
+		__u64 value_;                                                                     \
+		asm volatile("%0 = %1 ll" : "=r"(value_) : "i"(0x7d9d5eed00000000ULL + (number))); \
+		value_;                                                                           \
+	})
+#define STAGE_CONSTANT(stage, constant) CONSTANT((stage) * STAGE_CONSTANTS + (constant))

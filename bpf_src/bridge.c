@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Stage bridge: forwards by MAC address and VLAN between the ports of an instance, as net/bridge does.
+//
+// Two forms. Standalone (CONFIG_BRIDGE_ADOPTED 0) the ports are one segment and everything is done here. Adopting (1) there is a
+// kernel bridge below, which goes on to flood, to speak STP, to snoop, to own addresses: known unicast is forwarded
+// here, all else is punted to it.
+
+#include "lib/fdb.h"
+
+enum bridge_limit {
+	BRIDGE_PORTS = 256, /* ports of an instance */
+	BRIDGE_VLANS = 4096, /* VLAN ids */
+	BRIDGE_REQUESTS = 4096, /* requests that one run of bridge_control takes */
+};
+
+enum bridge_port_flag {
+	PORT_PRESENT = 1, /* the slot is in use */
+	PORT_FORWARDING = 2, /* frames may leave by it */
+	PORT_LEARNING = 4, /* sources are learned on it */
+	PORT_HAIRPIN = 64, /* frames may leave by the port they came from */
+	PORT_ISOLATED = 128, /* talks to ports that are not isolated only */
+	PORT_PUNT = 256, /* everything that arrives on it is the kernel's */
+	PORT_PEER = 512, /* a veth whose peer may be handed frames at once */
+};
+
+struct bridge_port {
+	__u32 ifindex;
+	__u32 max_length; /* longest frame that may leave, in bytes, a VLAN tag not counted */
+	__u16 pvid; /* VLAN of untagged frames, 0 for none */
+	__u16 flags; /* enum bridge_port_flag */
+};
+
+/* Who gets copies of what arrives on a port, a bit per slot: hairpin, isolation and the ports' flood flags are in it. */
+struct bridge_flood {
+	__u64 unicast[4]; /* frames for an address not learned */
+	__u64 multicast[4];
+	__u64 broadcast[4];
+};
+
+struct bridge_vlan {
+	__u64 member[4]; /* bit per slot */
+	__u64 untagged[4]; /* bit per slot: frames leave without the tag */
+};
+
+enum bridge_operation {
+	BRIDGE_ADD = 1, /* enter or replace an entry */
+	BRIDGE_DELETE = 2, /* take an entry out */
+	BRIDGE_FLUSH = 3, /* look at bucket number `key`, take out what matches `where` under `mask` */
+};
+
+struct bridge_request {
+	__u64 key;
+	__u32 operation; /* enum bridge_operation */
+	__u32 where;
+	__u32 mask; /* of BRIDGE_FLUSH: bits of the entry's `where` that must equal the request's */
+	__u32 vid_mask; /* of BRIDGE_FLUSH: 0xfff to take VLAN `vid` only, 0 for all */
+	__u32 vid;
+	__u32 seen; /* of BRIDGE_ADD: ticks ago */
+	__u32 result; /* entries changed; of BRIDGE_ADD 0 when there was no place */
+	__u32 pad;
+};
+
+/* Written by Python. Index: slot. */
+BPF_TABLE("array", __u32, struct bridge_port, bridge_ports, BRIDGE_PORTS);
+/* Written by Python. Index: slot of the port a frame arrived on. */
+BPF_TABLE("array", __u32, struct bridge_flood, bridge_floods, BRIDGE_PORTS);
+/* Written by Python. Index: VLAN id. */
+BPF_TABLE("array", __u32, struct bridge_vlan, bridge_vlans, BRIDGE_VLANS);
+/* Written by Python, `result` by bridge_control(). */
+BPF_TABLE("array", __u32, struct bridge_request, bridge_requests, BRIDGE_REQUESTS);
+/* The next request, reset by Python, advanced by bridge_control(). */
+BPF_TABLE("array", __u32, __u32, bridge_cursor, 1);
+
+/* Written by Python: bridge_copies(), so that the loop over the ports is verified once and not in every port's program. */
+BPF_PROG_ARRAY(bridge_tails, 1);
+
+enum bridge_note {
+	NOTE_SLOT = 0, /* slot the frame arrived on */
+	NOTE_VID = 1, /* its VLAN */
+	NOTE_LENGTH = 2, /* its length as bridge_length() has it */
+	NOTE_KIND = 3, /* enum flood_kind */
+};
+
+enum flood_kind {
+	FLOOD_UNICAST = 0, /* destination not learned */
+	FLOOD_MULTICAST = 1, /* multicast */
+	FLOOD_BROADCAST = 2, /* broadcast */
+};
+
+static __always_inline bool vlan_has(const __u64 *slots, __u32 slot)
+{
+	return slots[(slot >> 6) & 3] & (1ULL << (slot & 63));
+}
+
+/* 01:80:c2:00:00:0x, addressed to bridges themselves (IEEE 802.1Q table 8-1). */
+static __always_inline bool is_link_local(__u64 address)
+{
+	return (address & 0xf0ffffffffffULL) == 0x0000c28001ULL;
+}
+
+/* The VLAN of a frame (br_allowed_ingress): that of its tag, or the port's own for frames without tag or with a priority tag. */
+static __always_inline enum verdict bridge_vlan_in(const struct packet *packet, const struct bridge_port *in, __u32 slot, __u32 *vid)
+{
+	if (packet->tags && packet->tag_protocol != bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL))
+		return PUNT_TAG;
+	*vid = packet->tags ? packet->tci & VID_MASK : 0;
+	if (!*vid)
+		*vid = in->pvid;
+	struct bridge_vlan *vlan = bridge_vlans.lookup(vid);
+	return vlan && *vid && vlan_has(vlan->member, slot) ? PASS_UNCLAIMED : DROP_VLAN_INGRESS;
+}
+
+/* Note where the source is. Gives PUNT_NEW_SOURCE when the kernel bridge below should see the frame: its entry would age, since
+ * it does not see what is forwarded here. */
+static __always_inline enum verdict bridge_learn(__u64 key, __u64 seed, __u32 slot, __u32 now)
+{
+	const __u32 refresh = CONFIG_BRIDGE_ADOPTED ? CONFIG_FDB_AGEING / 4 : 0;
+	const enum verdict fresh = CONFIG_BRIDGE_ADOPTED ? PUNT_NEW_SOURCE : PASS_UNCLAIMED;
+	__u64 hash = fdb_hash(key, seed);
+	struct fdb_place place;
+
+	if (!fdb_find(key, hash, &place)) {
+		enum fdb_event event = fdb_insert(key, hash, slot, now);
+		if (event != FDB_FULL && event != FDB_LEARNED)
+			fdb_count(FDB_LEARNED);
+		fdb_count(event);
+		return fresh;
+	}
+	__u32 *where = &place.bucket->where[place.way & 3], *seen = &place.bucket->seen[place.way & 3];
+	if (*where & (FDB_LOCAL | FDB_STATIC))
+		return PASS_UNCLAIMED;
+	__u32 idle = now - *seen;
+	if ((*where & FDB_SLOT_MASK) != slot && (*where & FDB_VALID)) {
+		*where = slot | FDB_VALID;
+		*seen = now;
+		fdb_count(FDB_MOVED);
+		return fresh;
+	}
+	if (idle <= refresh)
+		return PASS_UNCLAIMED;
+	*seen = now; /* written when it changes only: the line stays shared between CPUs */
+	if (idle > CONFIG_FDB_AGEING) {
+		fdb_count(FDB_AGED);
+		fdb_count(FDB_LEARNED);
+	}
+	return fresh;
+}
+
+/* May a frame leave by OUT (should_deliver, br_dev_queue_push_xmit in net/bridge/br_forward.c)? */
+static __always_inline enum verdict bridge_may_leave(const struct bridge_port *in, const struct bridge_port *out, __u32 length, bool same)
+{
+	if (same && !(out->flags & PORT_HAIRPIN))
+		return DROP_SAME_PORT;
+	if (!(out->flags & PORT_FORWARDING))
+		return CONFIG_BRIDGE_ADOPTED ? PUNT_PORT : DROP_PORT_DOWN;
+	if (in->flags & out->flags & PORT_ISOLATED)
+		return DROP_ISOLATED;
+	if (length > out->max_length)
+		return DROP_MTU;
+	return FORWARD_PORT;
+}
+
+/* Give a frame with the tag TCI, or none if HAS_TAG is not set, the tag of VLAN VID or none. The priority of a tag it
+ * came with is kept (br_handle_vlan). */
+static __always_inline bool bridge_retag(hook_ctx *ctx, bool has_tag, __u16 tci, bool tagged, __u32 vid)
+{
+	const __be16 protocol = bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL);
+	if (!tagged)
+		return has_tag ? hook_pop_tag(ctx) : true;
+	if (!has_tag)
+		return hook_push_tag(ctx, protocol, vid);
+	__u16 wanted = (tci & ~VID_MASK) | vid;
+	return tci == wanted || hook_set_tag(ctx, protocol, wanted);
+}
+
+/* Copy the frame to the ports of SLOTS; with VLAN, to those of them that want it TAGGED as said. */
+static __always_inline void bridge_copy(hook_ctx *ctx, const __u64 *slots, __u32 length, const struct bridge_vlan *vlan, bool tagged)
+{
+	for (__u32 i = 0; i < CONFIG_BRIDGE_SLOTS; i++) {
+		__u32 slot = i, word = i >> 6;
+		__u64 set = slots[word];
+		if (vlan)
+			set &= vlan->member[word] & (tagged ? ~vlan->untagged[word] : vlan->untagged[word]);
+		if (!(set & (1ULL << (i & 63))))
+			continue;
+		struct bridge_port *out = bridge_ports.lookup(&slot);
+		if (out && length <= out->max_length)
+			hook_copy(ctx, out->ifindex);
+	}
+}
+
+/* A frame for several ports or for nobody known: say what bridge_copies() needs to know. */
+static __always_inline enum verdict bridge_flood(hook_ctx *ctx, struct packet *packet, __u32 slot, __u32 vid, __u32 length)
+{
+	bool group = is_group(packet->dest);
+	if (CONFIG_BRIDGE_ADOPTED)
+		return group ? PUNT_GROUP : PUNT_UNKNOWN;
+	if (!HOOK_FLOODS)
+		return PUNT_FLOOD;
+	hook_note(ctx, NOTE_SLOT, slot);
+	hook_note(ctx, NOTE_VID, vid);
+	hook_note(ctx, NOTE_LENGTH, length);
+	hook_note(ctx, NOTE_KIND, !group ? FLOOD_UNICAST : packet->dest == MAC_MASK ? FLOOD_BROADCAST : FLOOD_MULTICAST);
+	return FLOOD_PORTS;
+}
+
+/* A frame for the port behind WHERE. */
+static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet *packet, const struct bridge_port *in, __u32 slot,
+						   __u32 where, __u32 vid, __u32 length)
+{
+	__u32 number = where & FDB_SLOT_MASK;
+	struct bridge_port *out = bridge_ports.lookup(&number);
+	if (!out || !(out->flags & PORT_PRESENT))
+		return DROP_PORT_DOWN;
+	enum verdict verdict = bridge_may_leave(in, out, length, number == slot);
+	if (verdict != FORWARD_PORT)
+		return verdict;
+	packet->egress = out->ifindex;
+	packet->peer = out->flags & PORT_PEER;
+	if (!CONFIG_BRIDGE_VLAN_FILTERING)
+		return FORWARD_PORT;
+	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
+	if (!vlan || !vlan_has(vlan->member, number))
+		return DROP_VLAN_EGRESS;
+	return bridge_retag(ctx, packet->tags, packet->tci, !vlan_has(vlan->untagged, number), vid) ? FORWARD_PORT : PUNT_ERROR;
+}
+
+/* The length that counts for an MTU (is_skb_forwardable): without the outermost tag, and any for what is cut up below. */
+static __always_inline __u32 bridge_length(hook_ctx *ctx, const struct packet *packet)
+{
+	if (hook_is_gso(ctx))
+		return 0;
+	return packet->length - (HOOK_TAG_IN_FRAME && packet->tags ? 4 : 0);
+}
+
+static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
+{
+	struct bridge_port *in = bridge_ports.lookup(&slot);
+	if (!in || in->flags & PORT_PUNT)
+		return PUNT_PORT;
+	if (is_group(packet->source) || !packet->source)
+		return DROP_SOURCE;
+	if (is_link_local(packet->dest))
+		return PUNT_LINK_LOCAL;
+
+	__u32 vid = 0;
+	if (CONFIG_BRIDGE_VLAN_FILTERING) {
+		enum verdict verdict = bridge_vlan_in(packet, in, slot, &vid);
+		if (verdict != PASS_UNCLAIMED)
+			return verdict;
+	}
+	__u32 length = bridge_length(ctx, packet);
+	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
+	__u32 now = fdb_now();
+	if (in->flags & PORT_LEARNING && CONFIG_FDB_AGEING) {
+		enum verdict verdict = bridge_learn(packet->source | vlan_key, seed, slot, now);
+		if (verdict != PASS_UNCLAIMED)
+			return verdict;
+	}
+	if (is_group(packet->dest))
+		return bridge_flood(ctx, packet, slot, vid, length);
+	__u32 where = fdb_lookup(packet->dest | vlan_key, seed, now);
+	if (where & FDB_LOCAL)
+		return PUNT_LOCAL;
+	if (!where)
+		return bridge_flood(ctx, packet, slot, vid, length);
+	return bridge_forward(ctx, packet, in, slot, where, vid, length);
+}
+
+/* With VLANs, a frame leaves some ports tagged and others not: the tagged copies first. */
+static __always_inline bool bridge_copy_vlan(hook_ctx *ctx, const __u64 *slots, __u32 length, __u32 vid)
+{
+	__be16 protocol = 0;
+	__u16 tci = 0;
+	bool has_tag = hook_outer_tag(ctx, &protocol, &tci);
+	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
+	if (!vlan || !bridge_retag(ctx, has_tag, tci, true, vid))
+		return false;
+	bridge_copy(ctx, slots, length, vlan, true);
+	if (!hook_pop_tag(ctx))
+		return false;
+	bridge_copy(ctx, slots, length, vlan, false);
+	return !has_tag || hook_push_tag(ctx, protocol, tci); /* as it came, for the host */
+}
+
+/* Copy the frame to all who may have it. Broadcast and multicast also go up to the host, as they would on a bridge. */
+int bridge_copies(hook_ctx *ctx)
+{
+	__u32 slot = hook_noted(ctx, NOTE_SLOT), kind = hook_noted(ctx, NOTE_KIND), length = hook_noted(ctx, NOTE_LENGTH);
+	struct bridge_flood *flood = bridge_floods.lookup(&slot);
+	if (!flood)
+		return hook_drop();
+	const __u64 *slots = kind == FLOOD_UNICAST ? flood->unicast : kind == FLOOD_BROADCAST ? flood->broadcast : flood->multicast;
+	if (!CONFIG_BRIDGE_VLAN_FILTERING)
+		bridge_copy(ctx, slots, length, 0, false);
+	else if (!bridge_copy_vlan(ctx, slots, length, hook_noted(ctx, NOTE_VID)))
+		return hook_drop();
+	return kind == FLOOD_UNICAST ? hook_drop() : hook_pass();
+}
+
+/* What is left to do for a verdict after it was counted. */
+static __always_inline void bridge_finish(hook_ctx *ctx, enum verdict verdict)
+{
+	if (HOOK_FLOODS && !CONFIG_BRIDGE_ADOPTED && verdict == FLOOD_PORTS)
+		bridge_tails.call(ctx, 0);
+}
+
+static __always_inline __u32 bridge_add(struct bridge_request *request, __u64 seed, __u32 now)
+{
+	__u64 hash = fdb_hash(request->key, seed);
+	struct fdb_place place;
+	if (fdb_find(request->key, hash, &place)) {
+		place.bucket->seen[place.way & 3] = now - request->seen;
+		place.bucket->where[place.way & 3] = request->where | FDB_VALID;
+		return 1;
+	}
+	return fdb_insert(request->key, hash, request->where, now - request->seen) != FDB_FULL;
+}
+
+static __always_inline __u32 bridge_flush(struct bridge_request *request)
+{
+	struct fdb_bucket *bucket = fdb_bucket(request->key);
+	__u32 count = 0;
+	if (!bucket)
+		return 0;
+#pragma unroll
+	for (__u32 i = 0; i < FDB_WAYS; i++) {
+		__u64 key = bucket->key[i];
+		if (!key || (bucket->where[i] & request->mask) != request->where || ((key >> 48) & request->vid_mask) != request->vid)
+			continue;
+		bucket->where[i] = 0;
+		if (__sync_val_compare_and_swap(&bucket->key[i], key, 0) == key)
+			count++;
+	}
+	return count;
+}
+
+/* What Python wants of the table, done by the one who writes it. Run by test-run, once per request: never attached. */
+int bridge_control(hook_ctx *ctx)
+{
+	__u32 zero = 0;
+	__u32 *cursor = bridge_cursor.lookup(&zero);
+	if (!cursor)
+		return 0;
+	__u32 number = (*cursor)++;
+	struct bridge_request *request = bridge_requests.lookup(&number);
+	if (!request)
+		return 0;
+	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED);
+	if (request->operation == BRIDGE_ADD)
+		request->result = bridge_add(request, seed, fdb_now());
+	else if (request->operation == BRIDGE_DELETE)
+		request->result = fdb_delete(request->key, fdb_hash(request->key, seed));
+	else if (request->operation == BRIDGE_FLUSH)
+		request->result = bridge_flush(request);
+	return 0;
+}

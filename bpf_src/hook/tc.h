@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// The operations of a hook, on tc (clsact or tcx). hook/xdp.h has the same ones.
+//
+// Here the outermost VLAN tag is in skb metadata, wherever it came from: __netif_receive_skb_core() moves it there
+// before this hook runs. A frame may be a GSO frame, longer than any MTU, with its checksum not yet filled in.
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/pkt_cls.h>
+
+typedef struct __sk_buff hook_ctx;
+
+enum hook {
+	HOOK_FLOODS = 1, /* hook_copy() works */
+	HOOK_TAG_IN_FRAME = 0, /* the outermost VLAN tag is part of the frame */
+};
+
+static __always_inline void *hook_data(hook_ctx *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+static __always_inline void *hook_data_end(hook_ctx *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+/* Whole length of the frame, without a tag in metadata. */
+static __always_inline __u32 hook_length(hook_ctx *ctx)
+{
+	return ctx->len;
+}
+
+/* Is the frame one that the device below cuts into pieces? */
+static __always_inline bool hook_is_gso(hook_ctx *ctx)
+{
+	return ctx->gso_size > 0;
+}
+
+/* Make the first LENGTH bytes readable through data pointers, where they lie behind the linear part. */
+static __always_inline void hook_pull(hook_ctx *ctx, __u32 length)
+{
+	__u64 linear = hook_data_end(ctx) - hook_data(ctx);
+	if (linear < length && linear < ctx->len)
+		bpf_skb_pull_data(ctx, length < ctx->len ? length : ctx->len);
+}
+
+/* The VLAN tag that is not in the frame. */
+static __always_inline bool hook_outer_tag(hook_ctx *ctx, __be16 *protocol, __u16 *tci)
+{
+	if (!ctx->vlan_present)
+		return false;
+	*protocol = ctx->vlan_proto;
+	*tci = ctx->vlan_tci;
+	return true;
+}
+
+/* Put a tag before the ethertype; one that is in metadata moves into the frame. */
+static __always_inline bool hook_push_tag(hook_ctx *ctx, __be16 protocol, __u16 tci)
+{
+	return !bpf_skb_vlan_push(ctx, protocol, tci);
+}
+
+/* Take the outermost tag away. */
+static __always_inline bool hook_pop_tag(hook_ctx *ctx)
+{
+	return !bpf_skb_vlan_pop(ctx);
+}
+
+/* Write the outermost tag's TCI. */
+static __always_inline bool hook_set_tag(hook_ctx *ctx, __be16 protocol, __u16 tci)
+{
+	return !bpf_skb_vlan_pop(ctx) && !bpf_skb_vlan_push(ctx, protocol, tci);
+}
+
+/* Send a copy out of a device. */
+static __always_inline void hook_copy(hook_ctx *ctx, __u32 ifindex)
+{
+	bpf_clone_redirect(ctx, ifindex, 0);
+}
+
+/* Leave word number NUMBER (0 to 4, a literal) for a program that is called next. */
+static __always_inline void hook_note(hook_ctx *ctx, const __u32 number, __u32 value)
+{
+	ctx->cb[number] = value;
+}
+
+static __always_inline __u32 hook_noted(hook_ctx *ctx, const __u32 number)
+{
+	return ctx->cb[number];
+}
+
+/* The hook's words for "let it go on" and "drop it". TC_ACT_UNSPEC is the "next, please" of clsact and tcx alike. */
+static __always_inline int hook_pass(void)
+{
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int hook_drop(void)
+{
+	return TC_ACT_SHOT;
+}
+
+/* Send the frame out of a device. PEER: that is a veth, and its peer may be handed the frame at once. */
+static __always_inline int hook_redirect(hook_ctx *ctx, __u32 ifindex, bool peer)
+{
+	return peer ? bpf_redirect_peer(ifindex, 0) : bpf_redirect(ifindex, 0);
+}

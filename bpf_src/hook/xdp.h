@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// The operations of a hook, on XDP. hook/tc.h has the same ones.
+//
+// Here a VLAN tag is part of the frame, and there is no way to send one frame to several ports: what must be copied is
+// handed up to the tc program that is attached beside this one.
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+
+typedef struct xdp_md hook_ctx;
+
+enum hook {
+	HOOK_FLOODS = 0, /* hook_copy() works */
+	HOOK_TAG_IN_FRAME = 1, /* the outermost VLAN tag is part of the frame */
+};
+
+static __always_inline void *hook_data(hook_ctx *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+static __always_inline void *hook_data_end(hook_ctx *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+/* Whole length of the frame, also of the buffers behind the first (CONFIG_FRAGS). */
+static __always_inline __u32 hook_length(hook_ctx *ctx)
+{
+	return CONFIG_FRAGS ? (__u32)bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
+}
+
+/* Is the frame one that the device below cuts into pieces? Never here. */
+static __always_inline bool hook_is_gso(hook_ctx *ctx)
+{
+	return false;
+}
+
+/* Make the first LENGTH bytes readable through data pointers: they are, or nobody can. */
+static __always_inline void hook_pull(hook_ctx *ctx, __u32 length)
+{
+}
+
+/* The VLAN tag that is not in the frame: there is none. */
+static __always_inline bool hook_outer_tag(hook_ctx *ctx, __be16 *protocol, __u16 *tci)
+{
+	return false;
+}
+
+/* Put a tag before the ethertype. */
+static __always_inline bool hook_push_tag(hook_ctx *ctx, __be16 protocol, __u16 tci)
+{
+	if (bpf_xdp_adjust_head(ctx, -4))
+		return false;
+	__u8 *data = hook_data(ctx);
+	if ((void *)(data + ETH_HLEN + 4) > hook_data_end(ctx))
+		return false;
+	__builtin_memmove(data, data + 4, 2 * ETH_ALEN);
+	*(__be16 *)(data + 12) = protocol;
+	*(__be16 *)(data + 14) = bpf_htons(tci);
+	return true;
+}
+
+/* Take the outermost tag away. */
+static __always_inline bool hook_pop_tag(hook_ctx *ctx)
+{
+	__u8 *data = hook_data(ctx);
+	if ((void *)(data + ETH_HLEN + 4) > hook_data_end(ctx))
+		return false;
+	__u64 low = *(__u64 *)data;
+	__u32 high = *(__u32 *)(data + 8);
+	*(__u64 *)(data + 4) = low;
+	*(__u32 *)(data + 12) = high;
+	return !bpf_xdp_adjust_head(ctx, 4);
+}
+
+/* Write the outermost tag's TCI. */
+static __always_inline bool hook_set_tag(hook_ctx *ctx, __be16 protocol, __u16 tci)
+{
+	__u8 *data = hook_data(ctx);
+	if ((void *)(data + ETH_HLEN + 4) > hook_data_end(ctx))
+		return false;
+	*(__be16 *)(data + 14) = bpf_htons(tci);
+	return true;
+}
+
+/* Send a copy out of a device. */
+static __always_inline void hook_copy(hook_ctx *ctx, __u32 ifindex)
+{
+}
+
+/* Leave a word for a program that is called next: none is, here. */
+static __always_inline void hook_note(hook_ctx *ctx, const __u32 number, __u32 value)
+{
+}
+
+static __always_inline __u32 hook_noted(hook_ctx *ctx, const __u32 number)
+{
+	return 0;
+}
+
+/* The hook's words for "let it go on" and "drop it". */
+static __always_inline int hook_pass(void)
+{
+	return XDP_PASS;
+}
+
+static __always_inline int hook_drop(void)
+{
+	return XDP_DROP;
+}
+
+/* Send the frame out of a device. */
+static __always_inline int hook_redirect(hook_ctx *ctx, __u32 ifindex, bool peer)
+{
+	return bpf_redirect(ifindex, 0);
+}

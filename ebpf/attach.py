@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching programs to interfaces: XDP native and generic, tc ingress and egress.
+
+Where the kernel has them we use bpf_links (XDP since 5.9, tcx since 6.6): they are gone with the process that did not pin
+them, nobody else can replace their program, and ours is swapped atomically. Kernels before 6.6 have only filters on a
+clsact qdisc for tc; those are replaced atomically too, but stay until they are deleted.
+
+A hook that is taken by somebody else is refused, never shared: our programs redirect, so whatever comes after them would
+no longer see the packets, and whatever comes before them would have been there without knowing it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from typing import Literal, Protocol
+
+from ebpf import libbpf
+from ebpf.errors import AttachError, DeviceGone, EbpfError, ForeignProgram, NotPermitted, NotSupported
+from ebpf.loader import Program
+
+Hook = Literal["xdp", "xdp-generic", "tc", "tc-egress"]
+HOOKS: tuple[Hook, ...] = ("xdp", "xdp-generic", "tc", "tc-egress")
+
+# Our place in a clsact filter chain: the first priority, a handle of our own.
+FILTER_HANDLE = 0x70790001
+FILTER_PRIORITY = 1
+
+
+class Link(Protocol):
+    """A program attached to an interface."""
+
+    hook: Hook
+    kind: str
+
+    def update(self, program: Program, expected: Program | None = None) -> None:
+        """Swap the program atomically; with EXPECTED only if that one is running. Raises AttachError."""
+
+    def detach(self) -> None:
+        """Take the program off the interface."""
+
+    def pin(self, path: str) -> None:
+        """Keep the link when the process ends (a filter stays by itself and needs no pin)."""
+
+    def close(self) -> None:
+        """Let go of it; an unpinned bpf_link is detached by that."""
+
+    @property
+    def ifindex(self) -> int:
+        """The interface, 0 when it is gone."""
+
+    @property
+    def program_id(self) -> int:
+        """Id of the program that runs, 0 for none."""
+
+
+class BpfLink:
+    """An XDP or tcx bpf_link. Owns its file descriptor."""
+
+    def __init__(self, fd: int, hook: Hook) -> None:
+        self.fd = fd
+        self.hook = hook
+        self.kind = "xdp" if hook.startswith("xdp") else "tcx"
+
+    @classmethod
+    def open(cls, path: str, hook: Hook) -> BpfLink:
+        """Reopen a pinned link. Raises OSError."""
+        return cls(libbpf.obj_get(path), hook)
+
+    def update(self, program: Program, expected: Program | None = None) -> None:
+        try:
+            libbpf.link_update(self.fd, program.fd, expected.fd if expected else None)
+        except OSError as error:
+            if error.errno == errno.EPERM and expected is not None:
+                raise AttachError("the program that runs is not the one to be replaced") from error
+            if error.errno == errno.ENOLINK:
+                raise DeviceGone("the interface is gone") from error
+            raise AttachError(f"replacing the program: {error.strerror}") from error
+
+    def detach(self) -> None:
+        self.close()
+
+    def pin(self, path: str) -> None:
+        libbpf.obj_pin(self.fd, path)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    @property
+    def ifindex(self) -> int:
+        return int(libbpf.link_info(self.fd).ifindex)
+
+    @property
+    def program_id(self) -> int:
+        return int(libbpf.link_info(self.fd).prog_id)
+
+
+class FilterLink:
+    """A filter on a clsact qdisc, for kernels without tcx."""
+
+    kind = "clsact"
+
+    def __init__(self, ifindex: int, hook: Hook) -> None:
+        self._ifindex = ifindex
+        self.hook = hook
+        self._where = libbpf.TC_EGRESS if hook == "tc-egress" else libbpf.TC_INGRESS
+
+    @classmethod
+    def create(cls, program: Program, ifindex: int, hook: Hook) -> FilterLink:
+        """Raises OSError."""
+        link = cls(ifindex, hook)
+        libbpf.tc_hook_create(ifindex, link._where)
+        link._attach(program, replace=False)
+        return link
+
+    def _attach(self, program: Program, *, replace: bool) -> None:
+        libbpf.tc_attach(self._ifindex, self._where, program.fd, FILTER_HANDLE, FILTER_PRIORITY, replace=replace)
+
+    def update(self, program: Program, expected: Program | None = None) -> None:
+        if expected is not None and self.program_id != expected.id:
+            raise AttachError("the program that runs is not the one to be replaced")
+        try:
+            self._attach(program, replace=True)
+        except OSError as error:
+            raise AttachError(f"replacing the program: {error.strerror}") from error
+
+    def detach(self) -> None:
+        """Remove the filter, and the qdisc if nobody else has a filter on it."""
+        try:
+            libbpf.tc_detach(self._ifindex, self._where, FILTER_HANDLE, FILTER_PRIORITY)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                raise AttachError(f"removing the filter: {error.strerror}") from error
+            return
+        if not filters(self._ifindex, "tc") and not filters(self._ifindex, "tc-egress"):
+            libbpf.tc_hook_destroy(self._ifindex)
+
+    def pin(self, path: str) -> None:
+        """Nothing to do: filters outlive the process."""
+
+    def close(self) -> None:
+        """Nothing to do: no file descriptor."""
+
+    @property
+    def ifindex(self) -> int:
+        return self._ifindex if self.program_id else 0
+
+    @property
+    def program_id(self) -> int:
+        try:
+            return libbpf.tc_query(self._ifindex, self._where, FILTER_HANDLE, FILTER_PRIORITY)
+        except OSError:
+            return 0
+
+
+@functools.cache
+def tcx_supported() -> bool:
+    """Whether this kernel has tcx links (6.6): asked of the loopback device, which is always there."""
+    try:
+        libbpf.prog_query(1, libbpf.ATTACH_TCX_INGRESS)
+    except OSError as error:
+        return error.errno not in (errno.EINVAL, errno.EOPNOTSUPP)
+    return True
+
+
+def attach(program: Program, ifindex: int, hook: Hook, *, name: str = "", tcx: bool | None = None) -> Link:
+    """Attach PROGRAM to the interface with IFINDEX (NAME is for messages).
+
+    TCX false takes a clsact filter even where tcx is there. Raises ForeignProgram when the hook is taken, NotSupported
+    when driver or kernel cannot, DeviceGone, NotPermitted, AttachError.
+    """
+    where = name or f"interface {ifindex}"
+    refuse_foreign(ifindex, hook, where)
+    try:
+        if hook in ("xdp", "xdp-generic"):
+            mode = libbpf.XDP_FLAGS_DRV_MODE if hook == "xdp" else libbpf.XDP_FLAGS_SKB_MODE
+            return BpfLink(libbpf.link_create(program.fd, ifindex, libbpf.ATTACH_XDP, mode), hook)
+        if tcx_supported() if tcx is None else tcx:
+            kind = libbpf.ATTACH_TCX_EGRESS if hook == "tc-egress" else libbpf.ATTACH_TCX_INGRESS
+            return BpfLink(libbpf.link_create(program.fd, ifindex, kind), hook)
+        return FilterLink.create(program, ifindex, hook)
+    except OSError as error:
+        raise _attach_error(where, hook, error) from error
+
+
+def refuse_foreign(ifindex: int, hook: Hook, where: str) -> None:
+    """Raise ForeignProgram when any program or filter holds HOOK of the interface."""
+    taken = holders(ifindex, hook)
+    if taken:
+        what = "XDP" if hook.startswith("xdp") else hook
+        raise ForeignProgram(
+            f"{where}: {what} is taken by {', '.join(taken)}, which pydp leaves alone",
+            hint=_removal(hook, where, taken),
+        )
+
+
+def _removal(hook: Hook, where: str, taken: list[str]) -> str:
+    if hook.startswith("xdp"):
+        return f"if nobody needs it: ip link set {where} xdp off (a bpf_link: end its owner, see bpftool link)"
+    side = "egress" if hook == "tc-egress" else "ingress"
+    if any("filter" in one for one in taken):
+        return f"if nobody needs it: tc filter del dev {where} {side}"
+    return f"if nobody needs it: end its owner (see bpftool net show dev {where})"
+
+
+def holders(ifindex: int, hook: Hook) -> list[str]:
+    """Who holds HOOK of an interface, in words; empty when it is free. Raises DeviceGone."""
+    if hook in ("xdp", "xdp-generic"):
+        try:
+            found = [number for number in libbpf.xdp_query(ifindex) if number]
+        except OSError as error:
+            raise _attach_error(f"interface {ifindex}", hook, error) from error
+        return [describe_program(number) for number in found]
+    taken = [f"filter {one}" for one in filters(ifindex, hook)]
+    if tcx_supported():
+        kind = libbpf.ATTACH_TCX_EGRESS if hook == "tc-egress" else libbpf.ATTACH_TCX_INGRESS
+        try:
+            taken += [describe_program(number) for number in libbpf.prog_query(ifindex, kind)]
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise _attach_error(f"interface {ifindex}", hook, error) from error
+    return taken
+
+
+def describe_program(prog_id: int) -> str:
+    """A program in words, by its id."""
+    try:
+        fd = libbpf.prog_fd_by_id(prog_id)
+    except OSError:
+        return f"program id {prog_id}"
+    try:
+        return f"program {libbpf.prog_info(fd).name.decode() or '(no name)'!r} (id {prog_id})"
+    finally:
+        os.close(fd)
+
+
+def filters(ifindex: int, hook: Hook) -> list[str]:
+    """The tc filters on one side of an interface, in words."""
+    from pyroute2 import IPRoute  # heavy: only who attaches to tc pays for it
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    parent = 0xFFFFFFF3 if hook == "tc-egress" else 0xFFFFFFF2  # TC_H_CLSACT | TC_H_MIN_EGRESS or _INGRESS
+    found = []
+    with IPRoute() as netlink:
+        try:
+            dumped = list(netlink.get_filters(index=ifindex, parent=parent))
+        except NetlinkError:
+            return []  # no clsact or ingress qdisc: nothing can hold filters
+        for message in dumped:
+            options = message.get_attr("TCA_OPTIONS")
+            if not message["handle"] or options is None:
+                continue  # the head of a chain, not a filter
+            kind = message.get_attr("TCA_KIND")
+            name = options.get_attr("TCA_BPF_NAME") if kind == "bpf" else None
+            found.append(f"{kind} {name!r} (pref {message['info'] >> 16})" if name else f"{kind} (pref {message['info'] >> 16})")
+    return found
+
+
+def _attach_error(where: str, hook: Hook, error: OSError) -> EbpfError:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted(f"{where}: attaching to {hook}: not permitted", hint="run as root, or with CAP_NET_ADMIN")
+    if error.errno in (errno.ENODEV, errno.ENXIO):
+        return DeviceGone(f"{where}: the interface is gone")
+    if error.errno in (errno.EBUSY, errno.EEXIST):
+        return ForeignProgram(f"{where}: {hook} was taken by another program in this moment")
+    if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+        mend = "--hook tc works on every device" if hook.startswith("xdp") else "Linux 5.15 or newer is needed"
+        return NotSupported(f"{where}: its driver or this kernel has no {hook} hook", hint=mend)
+    if error.errno == errno.ERANGE:
+        return NotSupported(f"{where}: its MTU is too large for native XDP", hint="use --hook tc, or lower the MTU")
+    return AttachError(f"{where}: attaching to {hook}: {error.strerror}")

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed maps: keys and values are records of the C text, entries travel in batches."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ebpf import libbpf
+from ebpf.errors import LayoutMismatch, MapError, MapFull, NotPermitted
+
+BATCH = 4096
+PER_CPU = frozenset({"percpu_hash", "percpu_array", "lru_percpu_hash"})
+ARRAYS = frozenset({"array", "percpu_array", "devmap", "prog_array", "cpumap", "xskmap"})
+# Device maps know neither batch operations on 6.1 nor values that can be compared with what was written.
+ONE_BY_ONE = frozenset({"devmap", "devmap_hash", "cpumap", "xskmap", "prog_array", "lpm_trie", "hash_of_maps"})
+
+
+class Codec(Protocol):
+    """What turns a key or value into bytes and back: ebpf.abi.Record or one of its scalars."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def pack(self) -> Callable[..., bytes]: ...
+    @property
+    def unpack(self) -> Callable[[bytes], Any]: ...
+    @property
+    def unpack_many(self) -> Callable[[bytes], list[Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """What a map is before it exists. Sizes in bytes; `kind` as in libbpf.MAP_TYPES."""
+
+    name: str
+    kind: str
+    key: Codec
+    value: Codec
+    max_entries: int
+    flags: int = 0
+
+    def sized(self, max_entries: int) -> MapSpec:
+        return replace(self, max_entries=max_entries)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """How many entries a sync inserted, updated and deleted."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+def _pack(codec: Codec, item: Any) -> bytes:
+    """Records are tuples: spread them over pack's parameters."""
+    return codec.pack(*item) if isinstance(item, tuple) else codec.pack(item)
+
+
+def _wrapped(action: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Turn an OSError of a map operation into a MapError that names the map."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(self: Map, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(self, *args, **kwargs)
+            except OSError as error:
+                raise _map_error(self.spec, action, error) from error
+
+        return call
+
+    return decorate
+
+
+def _map_error(spec: MapSpec, action: str, error: OSError) -> MapError | NotPermitted:
+    if error.errno in (errno.E2BIG, errno.ENOSPC):
+        return MapFull(f"map {spec.name}: {action}: all {spec.max_entries} entries are taken")
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted(f"map {spec.name}: {action}: not permitted", hint="run as root, or with CAP_BPF")
+    return MapError(f"map {spec.name}: {action}: {error.strerror}")
+
+
+class Map:
+    """An open map. Owns its file descriptor. Per-CPU maps give the list of all CPUs' values per key."""
+
+    def __init__(self, spec: MapSpec, fd: int) -> None:
+        self.spec = spec
+        self.fd = fd
+        self.cpus = libbpf.cpu_count() if spec.kind in PER_CPU else 0
+        # A per-CPU map hands out every value rounded up to 8 bytes, one per possible CPU (kernel/bpf/syscall.c).
+        self._stride = -(-spec.value.size // 8) * 8 if self.cpus else spec.value.size
+        self._slot_size = self._stride * (self.cpus or 1)
+
+    @classmethod
+    def create(cls, spec: MapSpec) -> Map:
+        """Make the map in the kernel. Raises MapError, NotPermitted."""
+        number = next(n for n, kind in libbpf.MAP_TYPES.items() if kind == spec.kind)
+        try:
+            fd = libbpf.map_create(number, spec.name, spec.key.size, spec.value.size, spec.max_entries, spec.flags)
+        except OSError as error:
+            raise _map_error(spec, f"create with {spec.max_entries} entries", error) from error
+        return cls(spec, fd)
+
+    @classmethod
+    def open(cls, spec: MapSpec, path: str) -> Map:
+        """Open a pin and compare it with SPEC. Raises LayoutMismatch naming each difference, MapError."""
+        try:
+            fd = libbpf.obj_get(path)
+        except OSError as error:
+            raise _map_error(spec, f"open {path}", error) from error
+        try:
+            found = layout_differences(spec, libbpf.map_info(fd))
+        except OSError as error:
+            os.close(fd)
+            raise LayoutMismatch(f"{path} is not a map") from error
+        if found:
+            os.close(fd)
+            raise LayoutMismatch(
+                f"map {spec.name} pinned at {path} does not fit this program: " + "; ".join(found),
+                hint="detach the instance with the version of pydp that made it, then attach again",
+            )
+        info_entries = libbpf.map_info(fd).max_entries
+        return cls(spec.sized(info_entries), fd)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Map:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Map {self.spec.name} {self.spec.kind} fd={self.fd}>"
+
+    @property
+    def id(self) -> int:
+        return int(libbpf.map_info(self.fd).id)
+
+    def pin(self, path: str) -> None:
+        libbpf.obj_pin(self.fd, path)
+
+    def _decode(self, raw: bytes) -> Any:
+        size = self.spec.value.size
+        if not self.cpus:
+            return self.spec.value.unpack(raw[:size])
+        return [self.spec.value.unpack(raw[at : at + size]) for at in range(0, self._slot_size, self._stride)]
+
+    def _encode(self, value: Any) -> bytes:
+        """A per-CPU map takes one value for all CPUs."""
+        one = _pack(self.spec.value, value)
+        return one.ljust(self._stride, b"\0") * self.cpus if self.cpus else one
+
+    @_wrapped("look up")
+    def get(self, key: Any) -> Any | None:
+        """The value at KEY (a list of one per CPU for per-CPU maps), or None."""
+        room = ct.create_string_buffer(self._slot_size)
+        try:
+            libbpf.map_lookup(self.fd, _pack(self.spec.key, key), room)
+        except FileNotFoundError:
+            return None
+        return self._decode(room.raw)
+
+    @_wrapped("update")
+    def set(self, key: Any, value: Any, flags: int = libbpf.BPF_ANY) -> None:
+        libbpf.map_update(self.fd, _pack(self.spec.key, key), self._encode(value), flags)
+
+    @_wrapped("delete")
+    def delete(self, key: Any) -> bool:
+        """Remove KEY; False when it was not there."""
+        try:
+            libbpf.map_delete(self.fd, _pack(self.spec.key, key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    @_wrapped("read")
+    def raw(self) -> tuple[bytes, bytes]:
+        """All keys and all values as two runs of bytes; the quickest way to read a large map."""
+        if self.spec.kind in ONE_BY_ONE:
+            return self._raw_one_by_one()
+        keys, values = bytearray(), bytearray()
+        count = min(BATCH, max(self.spec.max_entries, 1))
+        key_room = ct.create_string_buffer(self.spec.key.size * count)
+        value_room = ct.create_string_buffer(self._slot_size * count)
+        # Hash maps use a u32 bucket number as cursor, arrays a key: 8 bytes hold either.
+        cursor, following = ct.create_string_buffer(8), ct.create_string_buffer(8)
+        start = None
+        while True:
+            try:
+                got, ended = libbpf.map_lookup_batch(self.fd, start, following, key_room, value_room, count)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                count *= 2  # one hash bucket alone held more than the room we gave
+                key_room = ct.create_string_buffer(self.spec.key.size * count)
+                value_room = ct.create_string_buffer(self._slot_size * count)
+                continue
+            keys += memoryview(key_room)[: got * self.spec.key.size]
+            values += memoryview(value_room)[: got * self._slot_size]
+            if ended:
+                return bytes(keys), bytes(values)
+            cursor, following = following, cursor
+            start = cursor
+
+    def _raw_one_by_one(self) -> tuple[bytes, bytes]:
+        keys, values = bytearray(), bytearray()
+        key: bytes | None = None
+        following = ct.create_string_buffer(self.spec.key.size)
+        room = ct.create_string_buffer(self._slot_size)
+        while True:
+            try:
+                libbpf.map_next_key(self.fd, key, following)
+            except FileNotFoundError:
+                return bytes(keys), bytes(values)
+            key = following.raw
+            try:
+                libbpf.map_lookup(self.fd, key, room)
+            except FileNotFoundError:
+                continue  # an empty place of a device map, or gone in between
+            keys += key
+            values += room.raw
+
+    def items(self) -> list[tuple[Any, Any]]:
+        """All entries, read in batches."""
+        keys, values = self.raw()
+        return list(zip(self.spec.key.unpack_many(keys), self._decode_many(values), strict=True))
+
+    def _decode_many(self, values: bytes) -> Iterable[Any]:
+        if not self.cpus:
+            return self.spec.value.unpack_many(values)
+        size = self._slot_size
+        return [self._decode(values[at : at + size]) for at in range(0, len(values), size)]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self.items())
+
+    def sums(self) -> dict[Any, tuple[int, ...]]:
+        """Per-CPU map of u64 counters: every field summed over the CPUs, keys whose sum is all zero left out."""
+        keys, values = self.raw()
+        fields = self.spec.value.size // 8
+        if self._stride != fields * 8 or not self.cpus:
+            raise MapError(f"map {self.spec.name}: not a per-CPU map of 64-bit counters")
+        words = memoryview(values).cast("Q").tolist()
+        step = fields * self.cpus
+        found = {}
+        for number, key in enumerate(self.spec.key.unpack_many(keys)):
+            mine = words[number * step : (number + 1) * step]
+            if any(mine):
+                found[key] = tuple(sum(mine[field::fields]) for field in range(fields))
+        return found
+
+    @_wrapped("update")
+    def update(self, entries: Mapping[Any, Any]) -> None:
+        """Write all ENTRIES, in batches where the map can."""
+        packed = [(_pack(self.spec.key, key), self._encode(value)) for key, value in entries.items()]
+        if self.spec.kind in ONE_BY_ONE:
+            for key, value in packed:
+                libbpf.map_update(self.fd, key, value)
+            return
+        for at in range(0, len(packed), BATCH):
+            part = packed[at : at + BATCH]
+            libbpf.map_update_batch(self.fd, b"".join(k for k, _ in part), b"".join(v for _, v in part), len(part))
+
+    @_wrapped("delete")
+    def _delete_many(self, keys: list[bytes]) -> None:
+        for key in keys:
+            try:
+                libbpf.map_delete(self.fd, key)
+            except FileNotFoundError:
+                continue
+
+    def sync(self, desired: Mapping[Any, Any]) -> SyncResult:
+        """Make the map hold just DESIRED: insert, then update what differs, then delete, so that a packet in between
+        finds either the old or the new entry. In an array, deleting means writing zeros."""
+        keys, values = self.raw()
+        size, step = self.spec.key.size, self._slot_size
+        present = {
+            keys[number * size : (number + 1) * size]: values[number * step : (number + 1) * step]
+            for number in range(len(keys) // size if size else 0)
+        }
+        wanted = {_pack(self.spec.key, key): (key, value) for key, value in desired.items()}
+        array = self.spec.kind in ARRAYS and self.spec.kind != "devmap"
+        empty = bytes(step)
+        if array:
+            present = {key: value for key, value in present.items() if value != empty}
+        fresh = {key: value for raw, (key, value) in wanted.items() if raw not in present}
+        changed = {
+            key: value for raw, (key, value) in wanted.items() if raw in present and not self._same(present[raw], value)
+        }
+        gone = [key for key in present if key not in wanted]
+        self.update(fresh)
+        self.update(changed)
+        if array:
+            for key in gone:
+                libbpf.map_update(self.fd, key, empty)
+        else:
+            self._delete_many(gone)
+        return SyncResult(len(fresh), len(changed), len(gone))
+
+    def _same(self, raw: bytes, value: Any) -> bool:
+        encoded = self._encode(value)
+        return raw[: len(encoded)] == encoded
+
+
+def layout_differences(spec: MapSpec, info: libbpf.MapInfo) -> list[str]:
+    """What keeps an existing map from serving as SPEC, in words. Sizes may differ in max_entries only."""
+    found = []
+    kind = libbpf.MAP_TYPES.get(info.type, str(info.type))
+    if kind != spec.kind:
+        found.append(f"it is of type {kind}, not {spec.kind}")
+    if info.key_size != spec.key.size:
+        found.append(f"its keys have {info.key_size} bytes, not {spec.key.size}")
+    if info.value_size != spec.value.size:
+        found.append(f"its values have {info.value_size} bytes, not {spec.value.size}")
+    return found
