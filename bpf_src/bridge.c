@@ -45,7 +45,7 @@ struct bridge_vlan {
 enum bridge_operation {
 	BRIDGE_ADD = 1, /* enter or replace an entry */
 	BRIDGE_DELETE = 2, /* take an entry out */
-	BRIDGE_FLUSH = 3, /* look at bucket number `key`, take out what matches `where` under `mask` */
+	BRIDGE_FLUSH = 3, /* from bucket number `key` on, one a run, take out what matches `where` under `mask` */
 };
 
 struct bridge_request {
@@ -60,6 +60,11 @@ struct bridge_request {
 	__u32 pad;
 };
 
+struct bridge_cursor {
+	__u32 next; /* request to be done next */
+	__u32 end; /* how many there are */
+};
+
 /* Written by Python. Index: slot. */
 BPF_TABLE("array", __u32, struct bridge_port, bridge_ports, BRIDGE_PORTS);
 /* Written by Python. Index: slot of the port a frame arrived on. */
@@ -68,8 +73,8 @@ BPF_TABLE("array", __u32, struct bridge_flood, bridge_floods, BRIDGE_PORTS);
 BPF_TABLE("array", __u32, struct bridge_vlan, bridge_vlans, BRIDGE_VLANS);
 /* Written by Python, `result` by bridge_control(). */
 BPF_TABLE("array", __u32, struct bridge_request, bridge_requests, BRIDGE_REQUESTS);
-/* The next request, reset by Python, advanced by bridge_control(). */
-BPF_TABLE("array", __u32, __u32, bridge_cursor, 1);
+/* Set by Python, advanced by bridge_control(). */
+BPF_TABLE("array", __u32, struct bridge_cursor, bridge_cursor, 1);
 
 /* Written by Python: bridge_copies(), so that the loop over the ports is verified once and not in every port's program. */
 BPF_PROG_ARRAY(bridge_tails, 1);
@@ -210,8 +215,8 @@ static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet 
 {
 	__u32 number = where & FDB_SLOT_MASK;
 	struct bridge_port *out = bridge_ports.lookup(&number);
-	if (!out || !(out->flags & PORT_PRESENT))
-		return DROP_PORT_DOWN;
+	if (!out || !(out->flags & PORT_PRESENT)) /* the port is gone, its addresses not flushed yet */
+		return bridge_flood(ctx, packet, slot, vid, length);
 	enum verdict verdict = bridge_may_leave(in, out, length, number == slot);
 	if (verdict != FORWARD_PORT)
 		return verdict;
@@ -317,7 +322,8 @@ static __always_inline __u32 bridge_add(struct bridge_request *request, __u64 se
 	return fdb_insert(request->key, hash, request->where, now - request->seen) != FDB_FULL;
 }
 
-static __always_inline __u32 bridge_flush(struct bridge_request *request)
+/* Give the number of entries taken out of one bucket. */
+static __always_inline __u32 bridge_flush(const struct bridge_request *request)
 {
 	struct fdb_bucket *bucket = fdb_bucket(request->key);
 	__u32 count = 0;
@@ -335,23 +341,28 @@ static __always_inline __u32 bridge_flush(struct bridge_request *request)
 	return count;
 }
 
-/* What Python wants of the table, done by the one who writes it. Run by test-run, once per request: never attached. */
+/* What Python wants of the table, done by the one who writes it. Run by test-run until the cursor is at its end, never
+ * attached. */
 int bridge_control(hook_ctx *ctx)
 {
 	__u32 zero = 0;
-	__u32 *cursor = bridge_cursor.lookup(&zero);
-	if (!cursor)
+	struct bridge_cursor *cursor = bridge_cursor.lookup(&zero);
+	if (!cursor || cursor->next >= cursor->end)
 		return 0;
-	__u32 number = (*cursor)++;
+	__u32 number = cursor->next;
 	struct bridge_request *request = bridge_requests.lookup(&number);
 	if (!request)
 		return 0;
 	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED);
-	if (request->operation == BRIDGE_ADD)
+	if (request->operation == BRIDGE_FLUSH) {
+		request->result += bridge_flush(request);
+		if (++request->key < CONFIG_FDB_BUCKETS)
+			return 0;
+	} else if (request->operation == BRIDGE_ADD) {
 		request->result = bridge_add(request, seed, fdb_now());
-	else if (request->operation == BRIDGE_DELETE)
+	} else if (request->operation == BRIDGE_DELETE) {
 		request->result = fdb_delete(request->key, fdb_hash(request->key, seed));
-	else if (request->operation == BRIDGE_FLUSH)
-		request->result = bridge_flush(request);
+	}
+	cursor->next++;
 	return 0;
 }

@@ -142,7 +142,10 @@ class ProgInfo(ct.Structure):
 class LinkInfo(ct.Structure):
     """struct bpf_link_info for XDP (ifindex) and tcx (ifindex, attach_type) links."""
 
-    _fields_ = [("type", _u32), ("id", _u32), ("prog_id", _u32), ("ifindex", _u32), ("attach_type", _u32), ("rest", _u32 * 8)]
+    _fields_ = [
+        ("type", _u32), ("id", _u32), ("prog_id", _u32), ("pad", _u32), ("ifindex", _u32), ("attach_type", _u32),
+        ("rest", _u32 * 8),
+    ]  # fmt: skip
 
 
 @functools.cache

@@ -26,6 +26,7 @@ enum fdb_flag {
 	FDB_STATIC = 0x20000, /* written by a person or the kernel: does not age, is not evicted */
 	FDB_LOCAL = 0x40000, /* an address of this host */
 	FDB_STICKY = 0x80000, /* does not move to another port */
+	FDB_OWNED = 0x100000, /* written by the attach: written anew by the next one */
 };
 
 enum fdb_event {

@@ -9,9 +9,10 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
-from pydp.kernel.netlink import NETLINK_ROUTE, attributes, dump, nested, text
+from pydp.kernel.netlink import NETLINK_ROUTE, ask, attributes, dump, nested, text
 
-_RTM_GETTFILTER = 46
+_RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
+_TC_H_INGRESS = 0xFFFFFFF1
 _TCMSG = struct.Struct("=BxxxiIII")
 _PARENTS: tuple[tuple[Literal["ingress", "egress"], int], ...] = (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3))
 _TCA_KIND, _TCA_OPTIONS = 1, 2
@@ -34,12 +35,23 @@ class Filter:
 
 def read_filters(ifindex: int) -> tuple[Filter, ...]:
     """The filters of a device in the order they run, ingress first. Raises OSError (ENODEV when it is gone)."""
+    # The older ingress qdisc has one list, which it shows for egress too.
+    parents = {"clsact": _PARENTS, "ingress": _PARENTS[:1]}.get(_qdisc(ifindex), ())
     return tuple(
         found
-        for direction, parent in _PARENTS
+        for direction, parent in parents
         for datagram, start, end in dump(NETLINK_ROUTE, _RTM_GETTFILTER, _TCMSG.pack(0, ifindex, 0, parent, 0))
         if (found := _filter(direction, datagram, start, end))
     )
+
+
+def _qdisc(ifindex: int) -> str:
+    """Kind of the qdisc that holds the filters of a device; "" when it has none."""
+    try:
+        datagram, start, end = ask(NETLINK_ROUTE, _RTM_GETQDISC, _TCMSG.pack(0, ifindex, 0, _TC_H_INGRESS, 0))
+    except FileNotFoundError:
+        return ""
+    return text(attributes(datagram, start + _TCMSG.size, end).get(_TCA_KIND, b""))
 
 
 def _filter(direction: Literal["ingress", "egress"], datagram: bytes, start: int, end: int) -> Filter | None:

@@ -20,7 +20,7 @@ NETLINK_NETFILTER = 12
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_ECHO, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x4, 0x8, 0x300, 0x10
 _NLA_TYPE_MASK = 0x3FFF
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
 # netlink_dump() of the kernel fills at most 32 KiB at a time, so one receive never truncates.
@@ -97,7 +97,8 @@ def dump(protocol: int, kind: int, body: bytes) -> list[tuple[bytes, int, int]]:
 
 def ask(protocol: int, kind: int, body: bytes) -> tuple[bytes, int, int]:
     """The one message that answers a request. Raises OSError with the kernel's errno (ENOENT: no answer)."""
-    answers = list(request(protocol, kind, body, _NLM_F_REQUEST | _NLM_F_ACK))
+    # ECHO: tc answers a question about one qdisc as a notification, which otherwise only subscribers get.
+    answers = list(request(protocol, kind, body, _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_ECHO))
     if not answers:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     return answers[0]

@@ -7,6 +7,8 @@ import errno
 from collections.abc import Mapping
 from enum import IntFlag
 
+from pydp.errors import PydpError
+
 _CMD_DEV_GET = 1
 _KNOWN = 0x7F
 
@@ -53,9 +55,11 @@ def read_xdp_features() -> Mapping[int, XdpFeature] | None:
         try:
             sock.bind("netdev", Device)
             answers = sock.nlm_request(question, msg_type=sock.prid, msg_flags=NLM_F_REQUEST | NLM_F_DUMP)
-            bits = {msg.get_attr("NETDEV_A_DEV_IFINDEX"): msg.get_attr("NETDEV_A_DEV_XDP_FEATURES", 0) for msg in answers}
+            bits = {
+                msg.get_attr("NETDEV_A_DEV_IFINDEX"): msg.get_attr("NETDEV_A_DEV_XDP_FEATURES", 0) for msg in answers
+            }
         except NetlinkError as error:
             if error.code in (errno.ENOENT, errno.EOPNOTSUPP):
                 return None
-            raise
+            raise PydpError(f"cannot read XDP features: {error}") from error
     return {ifindex: XdpFeature(value & _KNOWN) for ifindex, value in bits.items()}

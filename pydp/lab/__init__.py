@@ -5,8 +5,8 @@
         a, b = segment.containers
         ping(a.ns, b.address4)
 
-Everything is a context manager that leaves nothing behind, also after an exception or an interrupt; `sweep` removes what a
-killed process could not. It needs root.
+Everything is a context manager that leaves nothing behind, also after an exception or an interrupt; `sweep` removes
+what a killed process could not. It needs root.
 """
 
 from pydp.lab.capture import Capture, Stations, send_frame

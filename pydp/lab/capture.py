@@ -162,7 +162,7 @@ class Stations:
             return self.drain()
 
     def drain(self) -> tuple[list[bytes], ...]:
-        """What has arrived at each container since the last call, complete for what this CPU has sent: see `barrier`."""
+        """What has arrived at each container since the last call, complete for what this CPU sent: see `barrier`."""
         return tuple(capture.drain() for capture in self._captures)
 
 

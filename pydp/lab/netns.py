@@ -56,7 +56,7 @@ class Namespace:
     def __enter__(self) -> Self:
         _live[self.path] = os.getpid()
         try:
-            syscalls.create(self.path, self._settle)
+            syscalls.in_thread(self._create)
         except BaseException:
             self.close()
             raise
@@ -67,7 +67,7 @@ class Namespace:
 
     def close(self) -> None:
         """End its processes, close its netlink handle and remove the name; harmless when done already."""
-        with self._lock:
+        with self._lock:  # whatever a thread is still at, after an interrupt, has ended or will not begin
             self._closed = True
             children, self._children = self._children, []
         try:
@@ -78,6 +78,11 @@ class Namespace:
         finally:
             syscalls.remove(self.path)
             _live.pop(self.path, None)
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Ids of the processes started by `popen` that are alive."""
+        return tuple(child.pid for child in self._children if child.poll() is None)
 
     def call(self, work: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
         """Run ``work`` in a thread inside this namespace and return its value or raise its exception.
@@ -122,8 +127,7 @@ class Namespace:
 
         def start() -> subprocess.Popen[str]:
             with self._lock:
-                if self._closed:
-                    raise LabError(f"namespace {self.name} is closed")
+                self._refuse_when_closed()
                 child: subprocess.Popen[str] = subprocess.Popen(command, text=True, **options)
                 self._children.append(child)
                 return child
@@ -165,6 +169,16 @@ class Namespace:
             if child in self._children:
                 self._children.remove(child)
         _end(child)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise LabError(f"namespace {self.name} is closed")
+
+    def _create(self) -> None:
+        with self._lock:
+            self._refuse_when_closed()
+            syscalls.unshare(self.path)
+            self._settle()
 
     def _settle(self) -> None:
         """Runs inside the new namespace: sysctls, lo up, and the number that tells it from all others of this boot."""

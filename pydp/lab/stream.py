@@ -103,12 +103,21 @@ class StreamReport:
 class NumberedStream:
     """UDP datagrams with sequence numbers from ``source`` to ``addr`` in ``sink``, while the ``with`` block runs.
 
-    The block starts when the first one has arrived. ``size`` is the UDP payload in bytes, 8 at least. Read `report`
-    after the block, or call `finish` in it. Each end is a process of its own, and does up to some 20000 a second.
+    The block starts when the first one has arrived, or fails with LabError after ``start_timeout`` seconds. ``size``
+    is the UDP payload in bytes, 8 at least. Read `report` after the block, or call `finish` in it. Each end is a
+    process of its own, and does up to some 20000 a second.
     """
 
     def __init__(
-        self, source: Namespace, sink: Namespace, addr: str, *, pps: int = 5000, size: int = 64, port: int = 0
+        self,
+        source: Namespace,
+        sink: Namespace,
+        addr: str,
+        *,
+        pps: int = 5000,
+        size: int = 64,
+        port: int = 0,
+        start_timeout: float = 5,
     ) -> None:
         if size < 8 or pps < 1:
             raise LabError("a numbered stream needs 8 bytes a datagram and a datagram a second")
@@ -118,6 +127,7 @@ class NumberedStream:
         self._pps = pps
         self._size = size
         self._port = port
+        self._start_timeout = start_timeout
         self._workers: list[Worker] = []
         self._stack = contextlib.ExitStack()
         self._report: StreamReport | None = None
@@ -139,7 +149,7 @@ class NumberedStream:
             fd = self._counters.fd
             self._workers.append(Worker(self._sink, "receive", incoming, fd))
             self._workers.append(Worker(self._source, "send", outgoing, fd, self._pps, self._size))
-            self.wait_received(1)
+            self.wait_received(1, timeout=self._start_timeout)
             self._stack = stack.pop_all()
         return self
 

@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def in_thread(work: Callable[[], _T]) -> _T:
     """Run ``work`` in a thread of its own and return or raise what it does.
 
-    An interrupt still waits for the thread to end, so that whoever cleans up afterwards finds nothing half made.
+    An interrupt at a bad moment may leave it running, so what has to be undone needs a lock as well.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(work).result()
@@ -54,21 +54,12 @@ def inside(path: str, work: Callable[[], _T]) -> _T:
     return in_thread(entered)
 
 
-def create(path: str, settle: Callable[[], None]) -> None:
-    """Make a network namespace, keep it by the file ``path``, run ``settle`` inside. Nothing stays if a step fails."""
-
-    def unshare() -> None:
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
-        try:
-            _check(_libc.unshare(_CLONE_NEWNET), path)
-            _mount("/proc/thread-self/ns/net", path, _MS_BIND)
-            settle()
-        except BaseException:
-            remove(path)
-            raise
-
+def unshare(path: str) -> None:
+    """Move the calling thread to a new network namespace, kept by the file ``path`` until `remove`."""
     _share_directory()
-    in_thread(unshare)
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    _check(_libc.unshare(_CLONE_NEWNET), path)
+    _mount("/proc/thread-self/ns/net", path, _MS_BIND)
 
 
 def remove(path: str) -> None:

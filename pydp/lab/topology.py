@@ -26,7 +26,7 @@ _index = itertools.count(1000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """One end of a veth pair: ``addresses`` like 10.0.0.1/24, ``offloads`` as in `set_offloads`, ``master`` an index."""
+    """One end of a veth pair: ``addresses`` like 10.0.0.1/24, ``offloads`` for `set_offloads`, ``master`` an index."""
 
     ns: Namespace
     name: str

@@ -72,7 +72,7 @@ def receive(sock: socket.socket, counters: memoryview) -> None:
 
 
 def accept(sock: socket.socket, counters: memoryview) -> None:
-    """Answer one byte on every connection and close first: TIME_WAIT is then on this side, and the client keeps its ports."""
+    """Answer one byte on every connection and close first: TIME_WAIT stays on this side, the client keeps its ports."""
     sock.settimeout(0.2)
     while not _stopped(counters):
         try:

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of the datapath: attach, detach, and access to an instance's maps."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ebpf.attach import holders
+from ebpf.loader import Program
+from ebpf.maps import Map
+from ebpf.pins import Store
+from pydp.datapath import change
+from pydp.datapath.devices import is_promisc
+from pydp.datapath.hooks import Choice, choose, takes_peer
+from pydp.datapath.specs import specs_of
+from pydp.datapath.state import Instance, State
+from pydp.errors import NothingAttached, PydpError, UsageError
+from pydp.kernel import Device, View, bridge_netfilter_active, read_devices, read_fdb
+from pydp.model import FdbEntry
+from pydp.modes import MODES, mode_of
+from pydp.modes.base import Context, Target
+from pydp.options import parse_options
+
+_SO_NETNS_COOKIE = 71
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An attach as asked for. ``name`` "" takes the adopted device's or the mode's name."""
+
+    mode: str
+    interfaces: tuple[str, ...]
+    name: str = ""
+    hook: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    counters: bool = True
+
+
+def namespace_cookie() -> str:
+    """A name for the network namespace that is never used again while the machine runs (unlike its inode number)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return f"{struct.unpack('=Q', raw)[0]:x}"
+
+
+class Datapath:
+    """What is attached in the network namespace of the calling process."""
+
+    def __init__(self) -> None:
+        self.store = Store(namespace_cookie())
+
+    def read(self) -> State:
+        """What is attached, without the lock unless a change was interrupted. Raises EbpfError."""
+        if self.store.unfinished():
+            with self.store.locked():
+                return change.recover(self.store)
+        return State.from_document(self.store.read())
+
+    def instance(self, name: str) -> Instance:
+        """Raises NothingAttached."""
+        state = self.read()
+        if name not in state.instances:
+            raise _no_instance(name, state)
+        return state.instances[name]
+
+    # Attach and detach
+
+    def plan(self, request: Request) -> tuple[Instance, Instance | None]:
+        """What an attach would make, and what it would replace. Raises PydpError, EbpfError. Changes nothing."""
+        instance, _, _ = self._plan(request, self.read(), View.read())
+        return instance, self.read().instances.get(instance.name)
+
+    def attach(self, request: Request) -> Instance:
+        """Attach, or replace the instance of the same name. Raises PydpError, EbpfError; then all is as before."""
+        with self.store.locked():
+            old = change.recover(self.store)
+            view = View.read()
+            alive = _without_dead(self.store, old)
+            instance, devices, target = self._plan(request, alive, view)
+            fdb = _adopted_fdb(target)
+            settings = {**_still_needed(old, alive), **_settings(instance, devices, target, old)}
+            new = replace(old, instances={**alive.instances, instance.name: instance}, settings=settings)
+
+            def context(one: Instance) -> Context:
+                return Context(view, one.target, one.slots, one.hook, _peers(devices), fdb)
+
+            done = change.Change(self.store, old, new, context).run()
+        return done.instances[instance.name]
+
+    def detach(self, names: Sequence[str] | None = None) -> list[str]:
+        """Detach these instances, or all; gives their names. Raises NothingAttached, EbpfError."""
+        with self.store.locked():
+            old = change.recover(self.store)
+            for name in names or ():
+                if name not in old.instances:
+                    raise _no_instance(name, old)
+            gone = list(old.instances) if names is None else list(names)
+            if not gone:
+                raise NothingAttached("nothing is attached in this namespace")
+            alive = _without_dead(self.store, old)
+            new = replace(alive, instances={name: one for name, one in alive.instances.items() if name not in gone})
+            new = replace(new, settings=_still_needed(old, new))
+            change.Change(self.store, old, new, _no_context).run()
+        return gone
+
+    def _plan(self, request: Request, old: State, view: View) -> tuple[Instance, Mapping[int, Device], Target]:
+        mode = mode_of(request.mode)
+        options = parse_options(mode.Options, request.options)
+        if not request.interfaces:
+            raise UsageError("no interface was named", hint=f"pydp attach --mode {request.mode} IFACE...")
+        target = mode.target(options, request.interfaces, view)
+        name = _instance_name(request, target, old, view)
+        before = old.instances.get(name)
+        _refuse_rivals(name, request.mode, target, old, view)
+        _refuse_netfilter(options, target, view)
+        devices = read_devices(view, target.ports)
+        choice = _choice(request, name, old, target, devices)
+        hook = choice.hook
+        instance = Instance(
+            name=name,
+            mode=request.mode,
+            options={key: getattr(options, key) for key in request.options},
+            hook=hook,
+            asked=request.hook,
+            why=choice.why,
+            hooks=mode.hooks(options, target, hook),
+            slots=_slots(target.ports, before),
+            names={ifindex: view.name(ifindex) for ifindex in target.ports},
+            adopted=target.adopted,
+            counters=request.counters,
+            frags=choice.frags,
+            seed=before.seed if before else secrets.randbits(64),
+            revision=before.revision + 1 if before else 0,
+            created=before.created if before else time.time(),
+        )
+        context = Context(view, target, instance.slots, hook, _peers(devices))
+        constants = mode.constants(options, context)
+        return replace(instance, constants=constants, sizes=mode.sizes(options, context)), devices, target
+
+    # Maps of an instance
+
+    @contextlib.contextmanager
+    def open_maps(self, instance: Instance, names: Sequence[str]) -> Iterator[dict[str, Map]]:
+        """Open maps of an instance by name, with the record types of the C text. Raises EbpfError."""
+        specs = specs_of(instance)
+        with contextlib.ExitStack() as stack:
+            yield {
+                name: stack.enter_context(
+                    Map.open(specs[name], str(self.store.current / "maps" / f"{instance.name}-{name}"))
+                )
+                for name in names
+            }
+
+    def control(self, instance: Instance, wanted: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Have the instance's datapath do what is WANTED; gives the requests with results (up to 16). Within the lock of
+        the store. Raises EbpfError."""
+        control = MODES[instance.mode].traits.control
+        if control is None:
+            raise PydpError(f"mode {instance.mode} takes no requests")
+        program = Program.open(str(self.store.current / "programs" / f"{instance.name}-control"))
+        with program, self.open_maps(instance, [control.requests, control.cursor]) as maps:
+            return change.run_control(program, maps[control.requests], maps[control.cursor], wanted)
+
+
+def _instance_name(request: Request, target: Target, old: State, view: View) -> str:
+    """The name asked for, or one that follows. A name that follows never changes an instance with other ports."""
+    if request.name:
+        if not _NAME.fullmatch(request.name):
+            raise UsageError(f"--name {request.name}: letters, digits, - and _, 32 at most, and no - or _ first")
+        name = request.name
+    else:
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", view.name(target.adopted)) if target.adopted else request.mode
+        before = old.instances.get(name)
+        if before and (before.mode != request.mode or set(before.slots) != set(target.ports)) and not target.adopted:
+            raise UsageError(
+                f"there is an instance {name} already, on {', '.join(before.names.values())}",
+                hint=f"--name OTHER makes another one, --name {name} changes this one",
+            )
+    before = old.instances.get(name)
+    if before and before.mode != request.mode:
+        raise UsageError(f"--name {name}: it is taken by an instance of mode {before.mode}")
+    return name
+
+
+def _refuse_rivals(name: str, mode: str, target: Target, old: State, view: View) -> None:
+    """A port's packets have one master: two modes that decide about them, or one mode twice, are refused."""
+    for other in old.instances.values():
+        shared = set(other.slots) & set(target.ports)
+        if other.name == name or not shared:
+            continue
+        if other.mode == mode or (MODES[mode].traits.claims and MODES[other.mode].traits.claims):
+            port = view.name(min(shared))
+            raise UsageError(f"{port} belongs to the instance {other.name} (mode {other.mode})", hint=f"pydp detach {other.name}")
+
+
+def _refuse_netfilter(options: Any, target: Target, view: View) -> None:
+    if not target.adopted or getattr(options, "ignore_netfilter", False):
+        return
+    reason = bridge_netfilter_active(view, view.bridges[target.adopted])
+    if reason:
+        raise PydpError(
+            f"{view.name(target.adopted)}: {reason}; frames forwarded in eBPF would pass these rules by",
+            hint="--ignore-netfilter attaches all the same",
+        )
+
+
+def _choice(request: Request, name: str, old: State, target: Target, devices: Mapping[int, Device]) -> Choice:
+    """The hook; with "auto" that of an instance that is on these ports already, so that both make one program."""
+    if request.hook == "auto":
+        for other in old.instances.values():
+            if other.name != name and set(other.slots) & set(target.ports):
+                return Choice(other.hook, f"that of {other.name} on the same port", other.frags)
+    return choose([devices[ifindex] for ifindex in target.ports], request.hook)
+
+
+def _slots(ports: Sequence[int], before: Instance | None) -> dict[int, int]:
+    """Ports keep their slot; new ones get the lowest that was not in use, since what was learned points to slots."""
+    kept = {ifindex: before.slots[ifindex] for ifindex in ports if before and ifindex in before.slots}
+    taken = set(before.slots.values()) if before else set()
+    free = (slot for slot in range(len(ports) + len(taken) + 1) if slot not in taken)
+    return {ifindex: kept[ifindex] if ifindex in kept else next(free) for ifindex in ports}
+
+
+def _peers(devices: Mapping[int, Device]) -> frozenset[int]:
+    veths = [ifindex for ifindex, device in devices.items() if device.link.kind == "veth"]
+    egress = {ifindex: holders(ifindex, "tc-egress") for ifindex in veths}
+    return frozenset(ifindex for ifindex in veths if takes_peer(devices[ifindex], egress))
+
+
+def _adopted_fdb(target: Target) -> Sequence[FdbEntry]:
+    return read_fdb(target.adopted) if target.adopted else ()
+
+
+def _settings(
+    instance: Instance, devices: Mapping[int, Device], target: Target, old: State
+) -> dict[int, Mapping[str, int]]:
+    """What must be changed on the ports: without a kernel bridge nobody else makes them take frames for others."""
+    if target.adopted or not MODES[instance.mode].traits.claims:
+        return {}
+    return {
+        ifindex: {"promisc": 0}
+        for ifindex in target.ports
+        if devices[ifindex].link.kind not in ("veth", "tun") and ifindex not in old.settings and not is_promisc(ifindex)
+    }
+
+
+def _without_dead(store: Store, state: State) -> State:
+    """Leave out ports that are gone, and instances of which none is left: their links are dead, and a device that is made
+    anew is another one."""
+    dead = set()
+    for one in state.attachments.values():
+        try:
+            with contextlib.closing(change.open_link(store.current, one)) as link:
+                if not link.ifindex:
+                    dead.add(one.ifindex)
+        except OSError:
+            dead.add(one.ifindex)
+    if not dead:
+        return state
+    instances = {}
+    for name, one in state.instances.items():
+        slots = {ifindex: slot for ifindex, slot in one.slots.items() if ifindex not in dead}
+        if slots:
+            instances[name] = replace(one, slots=slots)
+    return replace(state, instances=instances)
+
+
+def _still_needed(old: State, remains: State) -> dict[int, Mapping[str, int]]:
+    """The changed settings of ports that are still some deciding instance's."""
+    ports = {ifindex for one in remains.instances.values() if MODES[one.mode].traits.claims for ifindex in one.slots}
+    return {ifindex: one for ifindex, one in old.settings.items() if ifindex in ports}
+
+
+def _no_context(instance: Instance) -> Context:
+    raise PydpError(f"{instance.name} does not change")
+
+
+def _no_instance(name: str, state: State) -> NothingAttached:
+    there = ", ".join(state.instances) or "none"
+    return NothingAttached(f"there is no instance {name}", hint=f"instances in this namespace: {there}")

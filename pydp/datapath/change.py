@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one state to another, in one step.
+
+Everything that can fail is done before anything is switched: compile, create maps, fill them, load. Then the next tree of pins
+is built, new links are made and existing ones get their new program, and the trees are exchanged: that is the commit. A
+change that fails or is killed before it is undone, one that is killed after it is finished, by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ebpf import attach as hooks
+from ebpf import testrun
+from ebpf.attach import BpfLink, FilterLink, Link
+from ebpf.errors import MapError
+from ebpf.loader import Compiled, Program, compile_source, load
+from ebpf.maps import Map
+from ebpf.pins import STATE, Store, remove_tree, write_blob
+from pydp.datapath.compose import Stage, compose, kind_of, program_name
+from pydp.datapath.devices import set_promisc
+from pydp.datapath.specs import compare_layouts, describe, dict_options
+from pydp.datapath.state import Attachment, Instance, State
+from pydp.modes import MODES
+from pydp.modes.base import Context
+
+FOLDERS = ("maps", "programs", "links", "counters")
+_STAGE_CONSTANTS = 16  # abi.h
+_SLOT, _SEED = 0, 1  # enum constant
+
+
+@dataclass(slots=True)
+class Built:
+    """What a change made or opened, by the name of its pin. ``loaded``: programs to be switched to."""
+
+    maps: dict[str, Map] = field(default_factory=dict)
+    counters: dict[str, Map] = field(default_factory=dict)
+    loaded: dict[str, Program] = field(default_factory=dict)
+    controls: dict[str, Program] = field(default_factory=dict)
+
+
+class Change:
+    """One change of a store. Use within the store's lock; `run` does all of it or nothing."""
+
+    def __init__(self, store: Store, old: State, new: State, context: Callable[[Instance], Context]) -> None:
+        self.store = store
+        self.old = old
+        self.context = context
+        self._stack = contextlib.ExitStack()
+        self._built = Built()
+        self._compiled: dict[str, Compiled] = {}
+        self.new = self._planned(new)
+
+    def run(self) -> State:
+        """Raises EbpfError; then everything is as before."""
+        with self._stack:
+            self._prepare()
+            try:
+                self._build_tree()
+                self._switch()
+            except BaseException:
+                roll_back(self.store, self.old, self.new)
+                raise
+            self.store.commit()
+            finish(self.store, self.new, self.old)
+            for name in self._reused():
+                self._ask(self.new.instances[name])
+        return self.new
+
+    # What there is to do
+
+    def _planned(self, new: State) -> State:
+        """NEW with its attachments worked out: which stages, under which numbers, built from what."""
+        attachments = {}
+        places = {(ifindex, hook) for one in new.instances.values() for ifindex in one.slots for hook in one.hooks}
+        for ifindex, hook in sorted(places):
+            before = self.old.attachments.get(f"{ifindex}-{hook}")
+            stages = _numbered(sorted(new.stages_of(ifindex, hook)), before.stages if before else {})
+            one = Attachment(ifindex, hook, stages, kind=before.kind if before else "")
+            attachments[one.key] = replace(one, build=self._build_id(new, one))
+        return replace(new, generation=self.old.generation + 1, attachments=attachments)
+
+    def _build_id(self, state: State, one: Attachment) -> str:
+        stages = {name: state.instances[name] for name in one.stages}
+        facts = [(name, number, stages[name].revision, stages[name].seed, stages[name].slots[one.ifindex])
+                 for name, number in sorted(one.stages.items())]  # fmt: skip
+        text = json.dumps(facts) + self._source(state, one).text
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _source(self, state: State, one: Attachment) -> Any:
+        members = [(number, state.instances[name]) for name, number in one.stages.items()]
+        return compose(
+            one.hook,
+            [Stage(number, instance.mode, instance.constants) for number, instance in members],
+            counters=all(instance.counters for _, instance in members),
+            frags=one.hook == "xdp" and any(instance.frags for _, instance in members),
+        )
+
+    def _rebuilt(self) -> Iterator[Attachment]:
+        for key, one in self.new.attachments.items():
+            before = self.old.attachments.get(key)
+            if before is None or before.build != one.build:
+                yield one
+
+    def _same(self, name: str) -> bool:
+        """Whether an instance keeps all its maps."""
+        before = self.old.instances.get(name)
+        return before is not None and before.revision == self.new.instances[name].revision
+
+    def _reused(self) -> list[str]:
+        """Instances that changed but kept their learned maps: what they ask of these is asked after the commit."""
+        return [name for name in self.new.instances if name in self.old.instances and not self._same(name)]
+
+    # Before anything is switched
+
+    def _prepare(self) -> None:
+        for one in self._rebuilt():
+            self._compiled[one.key] = compile_source(self._source(self.new, one))
+        for one in self._rebuilt():
+            for name in one.stages:
+                self._take_maps(name, self._compiled[one.key])
+        for name in self.new.instances:
+            if not self._same(name):
+                self._equip(self.new.instances[name])
+        for one in self._rebuilt():
+            self._built.loaded[one.key] = self._load(one)
+
+    def _take_maps(self, name: str, compiled: Compiled) -> None:
+        """Create or reopen the maps of an instance that COMPILED refers to."""
+        instance = self.new.instances[name]
+        traits = MODES[instance.mode].traits
+        used = {map_name for program in compiled.programs.values() for map_name in program.map_names}
+        for map_name in sorted(used & traits.maps):
+            pin = f"{name}-{map_name}"
+            if pin in self._built.maps:
+                continue
+            spec = compiled.maps[map_name]
+            spec = spec.sized(instance.sizes.get(map_name, spec.max_entries))
+            told = describe(spec)
+            keep = self._same(name) or (map_name in traits.learned and self._fits(name, map_name, spec.max_entries))
+            path = self.store.current / "maps" / pin
+            if keep and path.exists():
+                compare_layouts(pin, self.old.instances[name].maps.get(map_name), told)
+                self._built.maps[pin] = self._stack.enter_context(Map.open(spec, str(path)))
+            else:
+                self._built.maps[pin] = self._stack.enter_context(Map.create(spec))
+            self._record(name, map_name, told)
+
+    def _fits(self, name: str, map_name: str, entries: int) -> bool:
+        before = self.old.instances.get(name)
+        return before is not None and before.sizes.get(map_name, entries) == entries
+
+    def _record(self, name: str, map_name: str, told: Mapping[str, Any]) -> None:
+        instance = self.new.instances[name]
+        instances = {**self.new.instances, name: replace(instance, maps={**instance.maps, map_name: told})}
+        self.new = replace(self.new, instances=instances)
+
+    def _equip(self, instance: Instance) -> None:
+        """Fill the maps of an instance that is new or changed, and load its control program and tails."""
+        mode = MODES[instance.mode]
+        compiled, one = self._any_build(instance, None)
+        for map_name, entries in mode.entries(dict_options(instance), self.context(instance)).items():
+            self._built.maps[f"{instance.name}-{map_name}"].update(entries)
+        if mode.traits.control:
+            self._built.controls[instance.name] = self._load_part(mode.traits.control.program, compiled, one)
+            if instance.name not in self.old.instances:
+                self._ask(instance)
+        for map_name, program in mode.traits.tails.items():
+            pin = f"{instance.name}-{map_name}"
+            if "tc" in instance.hooks and pin in self._built.maps:
+                tail_compiled, tail_one = self._any_build(instance, "tc")
+                self._built.maps[pin].set(0, self._load_part(program, tail_compiled, tail_one).fd)
+
+    def _any_build(self, instance: Instance, hook: str | None) -> tuple[Compiled, Attachment]:
+        """Some compiled program with this instance in it: all have the same maps and helpers."""
+        for one in self._rebuilt():
+            if instance.name in one.stages and hook in (None, one.hook):
+                return self._compiled[one.key], one
+        raise MapError(f"{instance.name}: no program was built for it")
+
+    def _ask(self, instance: Instance) -> None:
+        mode = MODES[instance.mode]
+        control = mode.traits.control
+        if control:
+            maps = self._built.maps
+            run_control(
+                self._built.controls[instance.name],
+                maps[f"{instance.name}-{control.requests}"],
+                maps[f"{instance.name}-{control.cursor}"],
+                mode.requests(dict_options(instance), self.context(instance)),
+            )
+
+    def _load(self, one: Attachment) -> Program:
+        compiled = self._compiled[one.key]
+        path = self.store.current / "counters" / one.key
+        spec = compiled.maps["counters"]
+        self._built.counters[one.key] = self._stack.enter_context(
+            Map.open(spec, str(path)) if path.exists() else Map.create(spec)
+        )
+        return self._load_part(program_name(one.hook), compiled, one)
+
+    def _load_part(self, program: str, compiled: Compiled, one: Attachment) -> Program:
+        maps: dict[str, Map] = {}
+        constants: dict[int, int] = {}
+        for name, number in one.stages.items():
+            instance = self.new.instances[name]
+            owned = MODES[instance.mode].traits.maps
+            maps |= {m: self._built.maps[f"{name}-{m}"] for m in owned if f"{name}-{m}" in self._built.maps}
+            constants[number * _STAGE_CONSTANTS + _SLOT] = instance.slots[one.ifindex]
+            constants[number * _STAGE_CONSTANTS + _SEED] = instance.seed
+        if one.key in self._built.counters:
+            maps["counters"] = self._built.counters[one.key]
+        frags = one.hook == "xdp" and any(self.new.instances[name].frags for name in one.stages)
+        loaded = load(compiled, program, kind_of(one.hook), maps, constants=constants, frags=frags)
+        return self._stack.enter_context(loaded)
+
+    # The next tree, and the switch
+
+    def _build_tree(self) -> None:
+        tree = self.store.prepare(FOLDERS)
+        write_blob(tree / STATE, json.dumps(self.new.document()).encode())
+        for folder, pins in (("maps", self._built.maps), ("counters", self._built.counters)):
+            for pin, one in pins.items():
+                one.pin(str(tree / folder / pin))
+        for key, program in self._built.loaded.items():
+            program.pin(str(tree / "programs" / key))
+        for name, program in self._built.controls.items():
+            program.pin(str(tree / "programs" / f"{name}-control"))
+        self._keep_the_rest(tree)
+
+    def _keep_the_rest(self, tree: Path) -> None:
+        """Hard links for every pin of the current tree that stays as it is."""
+        if not self.store.current.exists():
+            return
+        stays = {f"{name}-" for name in self.new.instances if self._same(name)}
+        for folder in FOLDERS:
+            for pin in os.listdir(self.store.current / folder):
+                owner = pin.rpartition("-")[0] + "-"
+                wanted = owner in stays if folder == "maps" or pin.endswith("-control") else pin in self.new.attachments
+                if wanted and not (tree / folder / pin).exists():
+                    self.store.keep(f"{folder}/{pin}")
+
+    def _switch(self) -> None:
+        for ifindex, before in self.new.settings.items():
+            if ifindex not in self.old.settings and "promisc" in before:
+                set_promisc(ifindex, on=True)
+        kinds = {}
+        for one in self._rebuilt():
+            program = self._built.loaded[one.key]
+            if one.key in self.old.attachments:
+                with contextlib.closing(open_link(self.store.current, self.old.attachments[one.key])) as link:
+                    link.update(program)
+                continue
+            name = self._port_name(one)
+            link = hooks.attach(program, one.ifindex, one.hook, name=name)  # type: ignore[arg-type]
+            self._stack.callback(link.close)
+            kinds[one.key] = link.kind
+            link.pin(str(self.store.next / "links" / one.key))
+        if kinds:
+            self._note_kinds(kinds)
+
+    def _note_kinds(self, kinds: Mapping[str, str]) -> None:
+        attachments = {key: replace(one, kind=kinds.get(key, one.kind)) for key, one in self.new.attachments.items()}
+        self.new = replace(self.new, attachments=attachments)
+        (self.store.next / STATE).unlink()
+        write_blob(self.store.next / STATE, json.dumps(self.new.document()).encode())
+
+    def _port_name(self, one: Attachment) -> str:
+        return next(self.new.instances[name].names[one.ifindex] for name in one.stages)
+
+
+def _numbered(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
+    """A number for each stage: the one it had, else the lowest that is free. Counters go by it, so it must not change."""
+    numbers = {name: before[name] for name in names if name in before}
+    for name in names:
+        if name not in numbers:
+            numbers[name] = next(n for n in range(len(names) + len(before) + 1) if n not in numbers.values())
+    return numbers
+
+
+def run_control(program: Program, requests: Map, cursor: Map, wanted: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Have the datapath do what is WANTED; gives the requests with their results. Raises EbpfError."""
+    done: list[Any] = []
+    room = requests.spec.max_entries
+    for at in range(0, len(wanted), room):
+        part = wanted[at : at + room]
+        requests.update(dict(enumerate(part)))
+        cursor.set(0, (0, len(part)))
+        repeat = len(part)
+        while cursor.get(0).next < len(part):
+            testrun.run(program, bytes(64), repeat=repeat)
+            repeat = 1 << 16  # a request that walks the table takes a run per bucket; runs past the end do nothing
+        done += [requests.get(number) for number in range(len(part))] if len(part) <= 16 else []
+    return done
+
+
+def open_link(tree: Path, one: Attachment) -> Link:
+    """The link of an attachment in a tree. Raises OSError when there is none."""
+    if one.kind == "clsact":
+        return FilterLink(one.ifindex, one.hook)  # type: ignore[arg-type]
+    return BpfLink.open(str(tree / "links" / one.key), one.hook)  # type: ignore[arg-type]
+
+
+def roll_back(store: Store, current: State, following: State) -> None:
+    """Undo a change that was not committed: each port runs again what the current tree says, new links go."""
+    for key, one in current.attachments.items():
+        with contextlib.suppress(OSError):
+            program = Program.open(str(store.current / "programs" / key))
+            with program, contextlib.closing(open_link(store.current, one)) as link:
+                if link.ifindex and link.program_id != program.id:
+                    link.update(program)
+    for key, one in following.attachments.items():
+        if key not in current.attachments:
+            _remove_filter(store.next, one)
+    _restore(following, current)
+    remove_tree(store.next)
+
+
+def finish(store: Store, current: State, before: State) -> None:
+    """Clean up after a commit: what only the earlier tree had goes."""
+    for key, one in before.attachments.items():
+        if key not in current.attachments:
+            _remove_filter(store.next, one)
+    _restore(before, current)
+    remove_tree(store.next)
+    if not current.instances:
+        remove_tree(store.current)
+
+
+def _remove_filter(tree: Path, one: Attachment) -> None:
+    """Take a clsact filter off if it is ours (a bpf_link goes with its pin)."""
+    if one.hook.startswith("xdp"):
+        return
+    with contextlib.suppress(OSError):
+        program = Program.open(str(tree / "programs" / one.key))
+        with program:
+            link = FilterLink(one.ifindex, one.hook)  # type: ignore[arg-type]
+            if link.program_id == program.id:
+                link.detach()
+
+
+def _restore(was: State, remains: State) -> None:
+    """Put settings back that only WAS had changed."""
+    for ifindex, before in was.settings.items():
+        if ifindex not in remains.settings and "promisc" in before:
+            set_promisc(ifindex, on=bool(before["promisc"]))
+
+
+def recover(store: Store) -> State:
+    """The state of a store, after finishing or undoing a change that was interrupted. Within the lock. Raises PinError."""
+    current = State.from_document(store.read())
+    if store.unfinished():
+        other = _state_of_next(store)
+        if other.generation > current.generation or not store.current.exists():
+            roll_back(store, current, other)
+        else:
+            finish(store, current, other)
+    return current
+
+
+def _state_of_next(store: Store) -> State:
+    found = store.read(store.next)
+    # Killed before the document was written, or while the tree was being removed: nothing was switched, or all is done.
+    return State.from_document(found) if found else State(generation=-1)
