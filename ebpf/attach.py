@@ -255,7 +255,9 @@ def filters(ifindex: int, hook: Hook) -> list[str]:
                 continue  # the head of a chain, not a filter
             kind = message.get_attr("TCA_KIND")
             name = options.get_attr("TCA_BPF_NAME") if kind == "bpf" else None
-            found.append(f"{kind} {name!r} (pref {message['info'] >> 16})" if name else f"{kind} (pref {message['info'] >> 16})")
+            found.append(
+                f"{kind} {name!r} (pref {message['info'] >> 16})" if name else f"{kind} (pref {message['info'] >> 16})"
+            )
     return found
 
 

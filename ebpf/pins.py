@@ -174,7 +174,9 @@ class Store:
         about = os.fstat(found)
         if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
             os.close(found)
-            raise PinError(f"{self.base} belongs to somebody else or is open to others", hint=f"look at it: ls -ld {self.base}")
+            raise PinError(
+                f"{self.base} belongs to somebody else or is open to others", hint=f"look at it: ls -ld {self.base}"
+            )
         return found
 
     def read(self, tree: Path | None = None) -> dict[str, Any] | None:
@@ -189,7 +191,9 @@ class Store:
         try:
             found: dict[str, Any] = json.loads(text)
         except ValueError as error:
-            raise PinError(f"{path} is damaged: {error}", hint=f"remove {self.base} by hand: its programs detach") from error
+            raise PinError(
+                f"{path} is damaged: {error}", hint=f"remove {self.base} by hand: its programs detach"
+            ) from error
         return found
 
     def prepare(self, folders: tuple[str, ...]) -> Path:

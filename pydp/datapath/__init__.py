@@ -6,16 +6,21 @@ Knows no mode: what is particular about one comes from pydp.modes.
 
 from pydp.datapath.api import Datapath, Request
 from pydp.datapath.hooks import Choice, Obstacle, choose, obstacles, takes_peer
+from pydp.datapath.reader import Fill, ProgramRun, Reader, Verdict
 from pydp.datapath.state import Attachment, Instance, State
 
 __all__ = [
     "Attachment",
     "Choice",
     "Datapath",
+    "Fill",
     "Instance",
     "Obstacle",
+    "ProgramRun",
+    "Reader",
     "Request",
     "State",
+    "Verdict",
     "choose",
     "obstacles",
     "takes_peer",

@@ -49,7 +49,7 @@ def namespace_cookie() -> str:
     """A name for the network namespace that is never used again while the machine runs (unlike its inode number)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-    return f"{struct.unpack('=Q', raw)[0]:x}"
+    return str(struct.unpack("=Q", raw)[0])
 
 
 class Datapath:
@@ -199,7 +199,9 @@ def _refuse_rivals(name: str, mode: str, target: Target, old: State, view: View)
             continue
         if other.mode == mode or (MODES[mode].traits.claims and MODES[other.mode].traits.claims):
             port = view.name(min(shared))
-            raise UsageError(f"{port} belongs to the instance {other.name} (mode {other.mode})", hint=f"pydp detach {other.name}")
+            raise UsageError(
+                f"{port} belongs to the instance {other.name} (mode {other.mode})", hint=f"pydp detach {other.name}"
+            )
 
 
 def _refuse_netfilter(options: Any, target: Target, view: View) -> None:

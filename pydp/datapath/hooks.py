@@ -91,7 +91,9 @@ def obstacles(device: Device, hook: str) -> list[Obstacle]:
         return _veth_obstacles(device, hook)
     if device.features.rx_vlan:
         return [
-            Obstacle(link.name, "it takes VLAN tags out of frames before XDP sees them", f"ethtool -K {link.name} rxvlan off")
+            Obstacle(
+                link.name, "it takes VLAN tags out of frames before XDP sees them", f"ethtool -K {link.name} rxvlan off"
+            )
         ]
     return []
 
@@ -99,7 +101,11 @@ def obstacles(device: Device, hook: str) -> list[Obstacle]:
 def _veth_obstacles(device: Device, hook: str) -> list[Obstacle]:
     link, peer = device.link, device.peer
     if peer is None:
-        return [Obstacle(link.name, "its other end is in a namespace that cannot be looked into, so its offloads are unknown")]
+        return [
+            Obstacle(
+                link.name, "its other end is in a namespace that cannot be looked into, so its offloads are unknown"
+            )
+        ]
     inside = f"ip netns exec {peer.namespace} " if peer.namespace else ""
     where = f"its other end {peer.link.name}" + (f" in {peer.namespace}" if peer.namespace else "")
     command = f"{inside}ethtool -K {peer.link.name} "
@@ -112,7 +118,13 @@ def _veth_obstacles(device: Device, hook: str) -> list[Obstacle]:
         found.append(("does not poll with NAPI, so that frames redirected to it vanish", "gro on"))
     if not found:
         return []
-    return [Obstacle(link.name, f"{where} " + ", and ".join(what for what, _ in found), command + " ".join(flag for _, flag in found))]
+    return [
+        Obstacle(
+            link.name,
+            f"{where} " + ", and ".join(what for what, _ in found),
+            command + " ".join(flag for _, flag in found),
+        )
+    ]
 
 
 def takes_peer(device: Device, egress_programs: Mapping[int, Sequence[str]]) -> bool:

@@ -23,7 +23,9 @@ def describe(spec: MapSpec) -> dict[str, Any]:
         "kind": spec.kind,
         "key": _ctype(spec.key),
         "value": _ctype(spec.value),
-        "layout": [[one.name, one.offset, one.size] for one in spec.value.fields] if isinstance(spec.value, Record) else [],
+        "layout": [[one.name, one.offset, one.size] for one in spec.value.fields]
+        if isinstance(spec.value, Record)
+        else [],
     }
 
 

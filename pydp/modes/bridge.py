@@ -43,7 +43,10 @@ class BridgeOptions:
     vlan_filtering: bool = option(False, "flag", "keep VLANs apart; each port begins as untagged member of VLAN 1")
     vlan_protocol: str = option("802.1q", "choice", "tag that counts", choices=tuple(PROTOCOLS))
     vlan: tuple[str, ...] = option(
-        (), "texts", "membership of a port, as in eth1=10:pvid:untagged or eth1=20-30", metavar="DEV=VID[-VID][:pvid][:untagged]"
+        (),
+        "texts",
+        "membership of a port, as in eth1=10:pvid:untagged or eth1=20-30",
+        metavar="DEV=VID[-VID][:pvid][:untagged]",
     )
     isolated: tuple[str, ...] = option((), "names", "port that talks to ports not isolated only", metavar="DEV")
     hairpin: tuple[str, ...] = option((), "names", "port that frames may leave by where they came in", metavar="DEV")
@@ -81,7 +84,8 @@ class BridgeMode:
             if link.master:
                 master = view.name(link.master)
                 raise UsageError(
-                    f"{link.name} is a port of {master}", hint=f"pydp attach --mode bridge {master} adopts it with its ports"
+                    f"{link.name} is a port of {master}",
+                    hint=f"pydp attach --mode bridge {master} adopts it with its ports",
                 )
             if link.loopback:
                 raise UsageError(f"{link.name} is the loopback device, which cannot be a port")
@@ -166,12 +170,9 @@ def fdb_key(mac: bytes, vid: int) -> int:
     return int.from_bytes(mac, "little") | vid << 48
 
 
-def fdb_capacity(options: BridgeOptions) -> int:
-    """Places in the table. There are more than --fdb-size asks for, so that addresses that meet do not evict each other."""
-    return WAYS * _buckets(options.fdb_size)
-
-
 def _buckets(size: int) -> int:
+    """Buckets of the table. It has more places than --fdb-size asks for, so that addresses that meet do not evict each
+    other."""
     return _power_of_two(-(-size * 3 // (2 * WAYS)))
 
 
@@ -262,14 +263,23 @@ def _memberships(options: BridgeOptions, names: Sequence[str]) -> dict[str, tupl
                 raise UsageError(f"--vlan {text}: a port has one PVID")
             pvids[found["dev"]] = low
     return {
-        name: (tuple(Vlan(vid, untagged) for vid, untagged in sorted(vlans[name].items())), pvids[name]) for name in names
+        name: (tuple(Vlan(vid, untagged) for vid, untagged in sorted(vlans[name].items())), pvids[name])
+        for name in names
     }
 
 
 def _kernel_only(port: BridgePort) -> bool:
     """Whether a port's frames need what only the kernel does: any state but forwarding, or a feature not built here."""
     return port.state != PortState.FORWARDING or any(
-        (port.locked, port.mab, port.neigh_suppress, port.proxy_arp, port.vlan_tunnel, port.group_fwd_mask, port.backup_port)
+        (
+            port.locked,
+            port.mab,
+            port.neigh_suppress,
+            port.proxy_arp,
+            port.vlan_tunnel,
+            port.group_fwd_mask,
+            port.backup_port,
+        )
     )
 
 
@@ -302,7 +312,8 @@ def _floods(slots: Mapping[int, int], ports: Mapping[int, BridgePort]) -> dict[i
             if (port.ifindex != ifindex or port.hairpin) and not (port.isolated and source.isolated)
         ]  # fmt: skip
         found[slot] = tuple(
-            _bits(number for number, port in others if getattr(port, kind)) for kind in ("flood", "mcast_flood", "bcast_flood")
+            _bits(number for number, port in others if getattr(port, kind))
+            for kind in ("flood", "mcast_flood", "bcast_flood")
         )
     return found
 
