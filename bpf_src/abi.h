@@ -9,7 +9,7 @@ enum limit {
 };
 
 // What a stage decides about a packet. Numbers are part of the interface: append within a class, never reorder.
-// The class follows from the number, see verdict_is_*() below.
+// The class follows from the number: enum verdict_class.
 enum verdict {
 	PASS_UNCLAIMED = 0, /* no stage had anything to say */
 	FORWARD_PORT = 1, /* sent out of one port */
@@ -53,10 +53,10 @@ struct counter {
 
 // A 64-bit value that the loader writes into this very instruction (ebpf/loader.py): no lookup, and the verifier
 // and the JIT see a number. NUMBER must be a literal.
-#define CONSTANT(number)                                                                          \
-	({                                                                                        \
-		__u64 value_;                                                                     \
+#define CONSTANT(number)                                                                           \
+	({                                                                                         \
+		__u64 value_;                                                                      \
 		asm volatile("%0 = %1 ll" : "=r"(value_) : "i"(0x7d9d5eed00000000ULL + (number))); \
-		value_;                                                                           \
+		value_;                                                                            \
 	})
-#define STAGE_CONSTANT(stage, constant) CONSTANT((stage) * STAGE_CONSTANTS + (constant))
+#define STAGE_CONSTANT(stage, constant) CONSTANT((stage)*STAGE_CONSTANTS + (constant))

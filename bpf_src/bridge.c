@@ -104,7 +104,8 @@ static __always_inline bool is_link_local(__u64 address)
 }
 
 /* The VLAN of a frame (br_allowed_ingress): that of its tag, or the port's own for frames without tag or with a priority tag. */
-static __always_inline enum verdict bridge_vlan_in(const struct packet *packet, const struct bridge_port *in, __u32 slot, __u32 *vid)
+static __always_inline enum verdict bridge_vlan_in(const struct packet *packet, const struct bridge_port *in,
+						   __u32 slot, __u32 *vid)
 {
 	if (packet->tags && packet->tag_protocol != bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL))
 		return PUNT_TAG;
@@ -152,7 +153,8 @@ static __always_inline enum verdict bridge_learn(__u64 key, __u64 seed, __u32 sl
 }
 
 /* May a frame leave by OUT (should_deliver, br_dev_queue_push_xmit in net/bridge/br_forward.c)? */
-static __always_inline enum verdict bridge_may_leave(const struct bridge_port *in, const struct bridge_port *out, __u32 length, bool same)
+static __always_inline enum verdict bridge_may_leave(const struct bridge_port *in, const struct bridge_port *out,
+						     __u32 length, bool same)
 {
 	if (same && !(out->flags & PORT_HAIRPIN))
 		return DROP_SAME_PORT;
@@ -179,7 +181,8 @@ static __always_inline bool bridge_retag(hook_ctx *ctx, bool has_tag, __u16 tci,
 }
 
 /* Copy the frame to the ports of SLOTS; with VLAN, to those of them that want it TAGGED as said. */
-static __always_inline void bridge_copy(hook_ctx *ctx, const __u64 *slots, __u32 length, const struct bridge_vlan *vlan, bool tagged)
+static __always_inline void bridge_copy(hook_ctx *ctx, const __u64 *slots, __u32 length, const struct bridge_vlan *vlan,
+					bool tagged)
 {
 	for (__u32 i = 0; i < CONFIG_BRIDGE_SLOTS; i++) {
 		__u32 slot = i, word = i >> 6;
@@ -195,7 +198,8 @@ static __always_inline void bridge_copy(hook_ctx *ctx, const __u64 *slots, __u32
 }
 
 /* A frame for several ports or for nobody known: say what bridge_copies() needs to know. */
-static __always_inline enum verdict bridge_flood(hook_ctx *ctx, struct packet *packet, __u32 slot, __u32 vid, __u32 length)
+static __always_inline enum verdict bridge_flood(hook_ctx *ctx, struct packet *packet, __u32 slot, __u32 vid,
+						 __u32 length)
 {
 	bool group = is_group(packet->dest);
 	if (CONFIG_BRIDGE_ADOPTED)
@@ -205,13 +209,16 @@ static __always_inline enum verdict bridge_flood(hook_ctx *ctx, struct packet *p
 	hook_note(ctx, NOTE_SLOT, slot);
 	hook_note(ctx, NOTE_VID, vid);
 	hook_note(ctx, NOTE_LENGTH, length);
-	hook_note(ctx, NOTE_KIND, !group ? FLOOD_UNICAST : packet->dest == MAC_MASK ? FLOOD_BROADCAST : FLOOD_MULTICAST);
+	hook_note(ctx, NOTE_KIND,
+		  !group		   ? FLOOD_UNICAST :
+		  packet->dest == MAC_MASK ? FLOOD_BROADCAST :
+					     FLOOD_MULTICAST);
 	return FLOOD_PORTS;
 }
 
 /* A frame for the port behind WHERE. */
-static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet *packet, const struct bridge_port *in, __u32 slot,
-						   __u32 where, __u32 vid, __u32 length)
+static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet *packet, const struct bridge_port *in,
+						   __u32 slot, __u32 where, __u32 vid, __u32 length)
 {
 	__u32 number = where & FDB_SLOT_MASK;
 	struct bridge_port *out = bridge_ports.lookup(&number);
@@ -227,7 +234,8 @@ static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet 
 	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
 	if (!vlan || !vlan_has(vlan->member, number))
 		return DROP_VLAN_EGRESS;
-	return bridge_retag(ctx, packet->tags, packet->tci, !vlan_has(vlan->untagged, number), vid) ? FORWARD_PORT : PUNT_ERROR;
+	return bridge_retag(ctx, packet->tags, packet->tci, !vlan_has(vlan->untagged, number), vid) ? FORWARD_PORT :
+												      PUNT_ERROR;
 }
 
 /* The length that counts for an MTU (is_skb_forwardable): without the outermost tag, and any for what is cut up below. */
@@ -291,11 +299,14 @@ static __always_inline bool bridge_copy_vlan(hook_ctx *ctx, const __u64 *slots, 
 /* Copy the frame to all who may have it. Broadcast and multicast also go up to the host, as they would on a bridge. */
 int bridge_copies(hook_ctx *ctx)
 {
-	__u32 slot = hook_noted(ctx, NOTE_SLOT), kind = hook_noted(ctx, NOTE_KIND), length = hook_noted(ctx, NOTE_LENGTH);
+	__u32 slot = hook_noted(ctx, NOTE_SLOT), kind = hook_noted(ctx, NOTE_KIND),
+	      length = hook_noted(ctx, NOTE_LENGTH);
 	struct bridge_flood *flood = bridge_floods.lookup(&slot);
 	if (!flood)
 		return hook_drop();
-	const __u64 *slots = kind == FLOOD_UNICAST ? flood->unicast : kind == FLOOD_BROADCAST ? flood->broadcast : flood->multicast;
+	const __u64 *slots = kind == FLOOD_UNICAST   ? flood->unicast :
+			     kind == FLOOD_BROADCAST ? flood->broadcast :
+						       flood->multicast;
 	if (!CONFIG_BRIDGE_VLAN_FILTERING)
 		bridge_copy(ctx, slots, length, 0, false);
 	else if (!bridge_copy_vlan(ctx, slots, length, hook_noted(ctx, NOTE_VID)))
@@ -332,7 +343,8 @@ static __always_inline __u32 bridge_flush(const struct bridge_request *request)
 #pragma unroll
 	for (__u32 i = 0; i < FDB_WAYS; i++) {
 		__u64 key = bucket->key[i];
-		if (!key || (bucket->where[i] & request->mask) != request->where || ((key >> 48) & request->vid_mask) != request->vid)
+		if (!key || (bucket->where[i] & request->mask) != request->where ||
+		    ((key >> 48) & request->vid_mask) != request->vid)
 			continue;
 		bucket->where[i] = 0;
 		if (__sync_val_compare_and_swap(&bucket->key[i], key, 0) == key)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaching programs to interfaces: XDP native and generic, tc ingress and egress.
 
-Where the kernel has them we use bpf_links (XDP since 5.9, tcx since 6.6): they are gone with the process that did not pin
-them, nobody else can replace their program, and ours is swapped atomically. Kernels before 6.6 have only filters on a
-clsact qdisc for tc; those are replaced atomically too, but stay until they are deleted.
+Where the kernel has them we use bpf_links (XDP since 5.9, tcx since 6.6): they are gone with the process that did not
+pin them, nobody else can replace their program, and ours is swapped atomically. Kernels before 6.6 have only filters on
+a clsact qdisc for tc; those are replaced atomically too, but stay until they are deleted.
 
-A hook that is taken by somebody else is refused, never shared: our programs redirect, so whatever comes after them would
-no longer see the packets, and whatever comes before them would have been there without knowing it.
+A hook that is taken by somebody else is refused, never shared: our programs redirect, so whatever comes after them
+would no longer see the packets, and whatever comes before them would have been there without knowing it.
 """
 
 from __future__ import annotations

@@ -106,7 +106,8 @@ class _TcHook(_Opts):
 
 class _TcOpts(_Opts):
     _fields_ = [
-        ("sz", ct.c_size_t), ("prog_fd", _int), ("flags", _u32), ("prog_id", _u32), ("handle", _u32), ("priority", _u32),
+        ("sz", ct.c_size_t), ("prog_fd", _int), ("flags", _u32), ("prog_id", _u32), ("handle", _u32),
+        ("priority", _u32),
     ]  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def map_lookup_batch(fd: int, start: Any, following: Any, keys: Any, values: Any
 
 
 def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> int:
-    """Write COUNT entries; gives how many were written before an error, which is raised with the count in `filename`."""
+    """Write COUNT entries; gives how many were written."""
     number = _u32(count)
     opts = _BatchOpts()
     _call("bpf_map_update_batch", fd, keys, values, ct.byref(number), ct.byref(opts))

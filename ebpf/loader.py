@@ -3,8 +3,8 @@
 
 bcc compiles, and gives bytecode in which every map reference is a file descriptor of a map that bcc made. We read from
 those maps what they should be (a MapSpec), give each reference the name of its map, and drop bcc's maps. Loading then
-writes the descriptors of *our* maps into the bytecode. So compiled code belongs to no instance: it is cached by its text,
-map sizes are chosen at load time, and a pinned map is used again just by handing it over.
+writes the descriptors of *our* maps into the bytecode. So compiled code belongs to no instance: it is cached by its
+text, map sizes are chosen at load time, and a pinned map is used again just by handing it over.
 
 A `ld_imm64` of 0x7d9d5eed'0000NNNN in the bytecode is a *constant*: its value is written in at load (see abi.h).
 """
@@ -112,7 +112,7 @@ def _bcc() -> Any:
     except ImportError as error:
         raise NotSupported(
             "the Python package bcc is not there",
-            hint="apt-get install python3-bpfcc, and run with /usr/bin/python3 or a venv made with --system-site-packages",
+            hint="apt-get install python3-bpfcc; run with /usr/bin/python3 or a venv made with --system-site-packages",
         ) from error
     if not hasattr(bcc, "BPF"):
         raise NotSupported(
@@ -171,7 +171,7 @@ def _module(source: Source, cflags: tuple[str, ...], debug: int = 0) -> Any:
     try:
         with _captured_stderr(said):
             return bcc.BPF(text=source.text.encode(), cflags=[*_CFLAGS, *cflags], debug=debug)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - bcc raises this very class when clang fails
         raise _compile_error("".join(said), error) from None
 
 
@@ -262,8 +262,8 @@ def load(
 ) -> Program:
     """Load one program for HOOK ("xdp" or "tc"), with MAPS and CONSTANTS (number -> 64-bit value) written into it.
 
-    FRAGS lets an XDP program see frames of several buffers (MTU above about 3.5 kB). Raises VerifierError, NotPermitted,
-    NotSupported.
+    FRAGS lets an XDP program see frames of several buffers (MTU above about 3.5 kB). Raises VerifierError,
+    NotPermitted, NotSupported.
     """
     bytecode = compiled.programs[program]
     code = bytearray(bytecode.insns)

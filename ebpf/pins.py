@@ -128,7 +128,7 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, timeout: float = 30.0) -> Iterator[None]:
-        """Hold the store for a change; removed with the lock when it is empty. Raises PinError after TIMEOUT seconds."""
+        """Hold the store for a change; an empty one is removed after it. Raises PinError after TIMEOUT seconds."""
         folder = self._lock(time.monotonic() + timeout)
         try:
             yield
@@ -146,7 +146,7 @@ class Store:
                 continue  # somebody removed the folder between our making and opening it
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.base.exists() and os.path.samestat(os.fstat(folder), os.stat(self.base)):
+                if self.base.exists() and os.path.samestat(os.fstat(folder), self.base.stat()):
                     return folder
             except BlockingIOError:
                 if time.monotonic() > deadline:

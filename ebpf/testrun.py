@@ -36,9 +36,10 @@ def run(
 ) -> Outcome:
     """Run PROGRAM on FRAME.
 
-    XDP takes frames of 14 bytes up (frames above a page need a program with frags); IFINDEX is the device it seems to come from.
-    tc takes ``skb`` members (mark, gso_size, ...) as they may be set in a test run; a VLAN tag in skb metadata cannot be
-    given, since the kernel refuses vlan_tci in the context, and comes from the frame itself. Raises EbpfError.
+    XDP takes frames of 14 bytes up (frames above a page need a program with frags); IFINDEX is the device it seems to
+    come from. tc takes ``skb`` members (mark, gso_size, ...) as they may be set in a test run; a VLAN tag in skb
+    metadata cannot be given, since the kernel refuses vlan_tci in the context, and comes from the frame itself. Raises
+    EbpfError.
     """
     out = ct.create_string_buffer(max(_ROOM, len(frame) + 512))
     data = ct.create_string_buffer(frame, len(frame))

@@ -2,7 +2,7 @@
 // The end of every program: a packet is counted once, under its verdict, and leaves.
 
 /* Written by the datapath. Index: stage * VERDICTS + verdict. One map per port and hook. */
-BPF_TABLE("percpu_array", __u32, struct counter, counters, STAGES * VERDICTS);
+BPF_TABLE("percpu_array", __u32, struct counter, counters, STAGES *VERDICTS);
 
 static __always_inline void count_verdict(__u32 stage, enum verdict verdict, __u32 length)
 {

@@ -11,7 +11,7 @@
 // The one race left: a station moves while its entry is evicted for another address, which then points to the wrong port
 // until its next frame.
 
-#define FDB_WAYS 4
+#define FDB_WAYS       4
 #define FDB_TICK_SHIFT 24 /* ns to ticks of 16.8 ms */
 
 struct fdb_bucket {

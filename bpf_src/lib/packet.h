@@ -11,7 +11,8 @@
 
 #define MAC_MASK 0xffffffffffffULL /* six bytes, the first one lowest */
 #define VID_MASK 0x0fff
-#define IPV6_EXTENSIONS 8 /* extension headers we look behind, as many as hosts must accept (RFC 8200 4.1) and two more */
+#define IPV6_EXTENSIONS \
+	8 /* extension headers we look behind, as many as hosts must accept (RFC 8200 4.1) and two more */
 #define HEADER_ROOM 192 /* bytes of headers that are made readable for depth 3 and 4 */
 
 enum packet_flag {

@@ -161,8 +161,9 @@ class Datapath:
             }
 
     def control(self, instance: Instance, wanted: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Have the instance's datapath do what is WANTED; gives the requests with results (up to 16). Within the lock of
-        the store. Raises EbpfError."""
+        """Have the instance's datapath do what is WANTED; gives the requests with results (up to 16). Within the lock
+        of the store. Raises EbpfError.
+        """
         control = MODES[instance.mode].traits.control
         if control is None:
             raise PydpError(f"mode {instance.mode} takes no requests")
@@ -256,8 +257,9 @@ def _settings(
 
 
 def _without_dead(store: Store, state: State) -> State:
-    """Leave out ports that are gone, and instances of which none is left: their links are dead, and a device that is made
-    anew is another one."""
+    """Leave out ports that are gone, and instances of which none is left: their links are dead, and a device that is
+    made anew is another one.
+    """
     dead = set()
     for one in state.attachments.values():
         try:
@@ -269,10 +271,10 @@ def _without_dead(store: Store, state: State) -> State:
     if not dead:
         return state
     instances = {}
-    for name, one in state.instances.items():
-        slots = {ifindex: slot for ifindex, slot in one.slots.items() if ifindex not in dead}
+    for name, instance in state.instances.items():
+        slots = {ifindex: slot for ifindex, slot in instance.slots.items() if ifindex not in dead}
         if slots:
-            instances[name] = replace(one, slots=slots)
+            instances[name] = replace(instance, slots=slots)
     return replace(state, instances=instances)
 
 

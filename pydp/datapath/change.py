@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From one state to another, in one step.
 
-Everything that can fail is done before anything is switched: compile, create maps, fill them, load. Then the next tree of pins
-is built, new links are made and existing ones get their new program, and the trees are exchanged: that is the commit. A
-change that fails or is killed before it is undone, one that is killed after it is finished, by whoever comes next.
+Everything that can fail is done before anything is switched: compile, create maps, fill them, load. Then the next tree
+of pins is built, new links are made and existing ones get their new program, and the trees are exchanged: that is the
+commit. A change that fails or is killed before it is undone, one that is killed after it is finished, by whoever comes
+next.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -241,7 +241,7 @@ class Change:
             return
         stays = {f"{name}-" for name in self.new.instances if self._same(name)}
         for folder in FOLDERS:
-            for pin in os.listdir(self.store.current / folder):
+            for pin in (path.name for path in (self.store.current / folder).iterdir()):
                 owner = pin.rpartition("-")[0] + "-"
                 wanted = owner in stays if folder == "maps" or pin.endswith("-control") else pin in self.new.attachments
                 if wanted and not (tree / folder / pin).exists():
@@ -277,7 +277,7 @@ class Change:
 
 
 def _numbered(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
-    """A number for each stage: the one it had, else the lowest that is free. Counters go by it, so it must not change."""
+    """A number for each stage: the one it had, else the lowest that is free. Counters go by it: it must not change."""
     numbers = {name: before[name] for name in names if name in before}
     for name in names:
         if name not in numbers:
@@ -354,7 +354,7 @@ def _restore(was: State, remains: State) -> None:
 
 
 def recover(store: Store) -> State:
-    """The state of a store, after finishing or undoing a change that was interrupted. Within the lock. Raises PinError."""
+    """The state of a store, after ending a change that was interrupted. Within the lock. Raises PinError."""
     current = State.from_document(store.read())
     if store.unfinished():
         other = _state_of_next(store)

@@ -6,7 +6,8 @@ Only identifiers of ours and integers get into it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ebpf.source import Source, flatten
@@ -36,37 +37,43 @@ def kind_of(hook: str) -> str:
     return _HEADERS[hook]
 
 
-def compose(hook: str, stages: list[Stage], *, counters: bool, frags: bool) -> Source:
+def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) -> Source:
     """The text of the program that runs STAGES in their modes' order. Raises SourceError."""
-    stages = sorted(stages, key=lambda stage: MODES[stage.mode].traits.order)
+    ordered = sorted(stages, key=lambda stage: MODES[stage.mode].traits.order)
     config = {
         "CONFIG_COUNTERS": int(counters),
         "CONFIG_FRAGS": int(frags),
-        "CONFIG_DEPTH": max(MODES[stage.mode].traits.depth for stage in stages),
+        "CONFIG_DEPTH": max(MODES[stage.mode].traits.depth for stage in ordered),
     }
-    for stage in stages:
+    for stage in ordered:
         config |= stage.constants
         config[f"STAGE_{stage.mode.upper()}"] = stage.number
-    text = "".join(f"#define {name} {int(value)}\n" for name, value in config.items())
+    return _composed(hook, tuple((stage.number, stage.mode) for stage in ordered), tuple(config.items()))
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tuple[str, int], ...]) -> Source:
+    """Kept, since the ports of an instance mostly have the same text."""
+    text = "".join(f"#define {name} {int(value)}\n" for name, value in config)
     return flatten(
         _main(hook, stages), name="main.c", include_dirs=[bpf_src()], virtual={"config.h": text}
     )  # fmt: skip
 
 
-def _main(hook: str, stages: list[Stage]) -> str:
+def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
     includes = ["config.h", "abi.h", f"hook/{_HEADERS[hook]}.h", "lib/packet.h", "lib/exit.h"]
-    includes += [f"{stage.mode}.c" for stage in stages]
+    includes += [f"{mode}.c" for _, mode in stages]
     calls = "".join(
         "\tif (verdict == PASS_UNCLAIMED) {\n"
-        f"\t\tstage = {stage.number};\n"
-        f"\t\tverdict = {stage.mode}_stage(ctx, &packet, STAGE_CONSTANT({stage.number}, CONSTANT_SLOT));\n"
+        f"\t\tstage = {number};\n"
+        f"\t\tverdict = {mode}_stage(ctx, &packet, STAGE_CONSTANT({number}, CONSTANT_SLOT));\n"
         "\t}\n"
-        for stage in stages
+        for number, mode in stages
     )
     finish = "".join(
-        f"\tif (stage == {stage.number})\n\t\t{stage.mode}_finish(ctx, verdict);\n"
-        for stage in stages
-        if MODES[stage.mode].traits.finishes
+        f"\tif (stage == {number})\n\t\t{mode}_finish(ctx, verdict);\n"
+        for number, mode in stages
+        if MODES[mode].traits.finishes
     )
     return (
         "".join(f'#include "{name}"\n' for name in includes)
@@ -74,7 +81,7 @@ def _main(hook: str, stages: list[Stage]) -> str:
         + "{\n"
         + "\tstruct packet packet = {};\n"
         + "\tenum verdict verdict = parse_packet(ctx, &packet) ? PASS_UNCLAIMED : PUNT_TRUNCATED;\n"
-        + f"\t__u32 stage = {stages[0].number};\n"
+        + f"\t__u32 stage = {stages[0][0]};\n"
         + calls
         + "\tcount_verdict(stage, verdict, packet.length);\n"
         + finish

@@ -18,7 +18,7 @@ def is_promisc(ifindex: int) -> bool:
 
 
 def set_promisc(ifindex: int, *, on: bool) -> None:
-    """Switch promiscuous mode: a bridge's NICs must take frames for other addresses. Nothing for a device that is gone."""
+    """Switch promiscuous mode, so that a NIC takes frames for other addresses. Nothing for a device that is gone."""
     try:
         name = socket.if_indextoname(ifindex)
     except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which hook a set of ports gets, and why.
 
-XDP wins packets per second between NICs; on anything that hands frames to a local stack or a container tc wins, since a frame keeps
-its GSO size and checksum state there. On a veth XDP is three to four times slower for TCP than tc, and wrong for it
-while the other end leaves checksums to be filled in.
+XDP wins packets per second between NICs; on anything that hands frames to a local stack or a container tc wins, since a
+frame keeps its GSO size and checksum state there. On a veth XDP is three to four times slower for TCP than tc, and
+wrong for it while the other end leaves checksums to be filled in.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Obstacle:
 
 
 def choose(devices: Sequence[Device], asked: str) -> Choice:
-    """The hook for these ports. Raises Unsupported with the commands that mend it when ASKED cannot work, UsageError."""
+    """The hook for these ports. Raises Unsupported with the commands that mend it if ASKED cannot work, UsageError."""
     if asked not in ASKED:
         raise UsageError(f"--hook {asked}: not one of {', '.join(ASKED)}")
     if asked == "tc":

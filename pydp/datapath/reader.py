@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is attached, as file descriptors: counters, maps and programs opened once, read as often as wanted.
 
-Opening needs root (the pins are root's), reading only the descriptors: the exporter has a Reader opened for it by a process
-that may, and works on without rights.
+Opening needs root (the pins are root's), reading only the descriptors: the exporter has a Reader opened for it by a
+process that may, and works on without rights.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _CLOCK_MONOTONIC_COARSE = 6  # what bpf_ktime_get_coarse_ns() reads
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One verdict of one instance on one port and hook. ``kind``: pass, forward, flood, punt or drop; ``reason`` the rest of its
-    name in lower case; ``what`` its meaning in words."""
+    """One verdict of one instance on one port and hook. ``kind``: pass, forward, flood, punt or drop; ``reason`` the
+    rest of its name in lower case; ``what`` its meaning in words.
+    """
 
     instance: str
     ifindex: int
@@ -135,7 +136,9 @@ class Reader:
         return found
 
     def fills(self) -> list[Fill]:
-        """Every map that can fill up by itself: arrays are full by nature, and what stands in one is its mode's business."""
+        """Every map that can fill up by itself: arrays are full by nature, and what stands in one is its mode's
+        business.
+        """
         found = []
         for instance in self.state.instances.values():
             for name, told in instance.maps.items():

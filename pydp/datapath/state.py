@@ -18,9 +18,10 @@ VERSION = 1
 class Instance:
     """One attach. ``slots``: slot of each port by ifindex; ``names``: what they were called then.
 
-    ``hook`` is where frames are taken ("xdp", "xdp-generic", "tc"), ``why`` the reason in words, ``hooks`` all hooks with a
-    program of it. ``options`` are as given; ``constants`` and ``sizes`` what follows from them. ``maps`` tells of every
-    map its kind, the C types of key and value, and the layout of the value ([[member, offset, size], ...]). ``revision`` grows with every change of the instance.
+    ``hook`` is where frames are taken ("xdp", "xdp-generic", "tc"), ``why`` the reason in words, ``hooks`` all hooks
+    with a program of it. ``options`` are as given; ``constants`` and ``sizes`` what follows from them. ``maps`` tells
+    of every map its kind, the C types of key and value, and the layout of the value ([[member, offset, size], ...]).
+    ``revision`` grows with every change of the instance.
     """
 
     name: str
@@ -49,8 +50,9 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One program on one hook of one port. ``stages``: the number each instance has in it; ``build`` names what it was made
-    from, so that an attachment whose build stays is left alone. ``kind``: "xdp", "tcx" or "clsact"."""
+    """One program on one hook of one port. ``stages``: the number each instance has in it; ``build`` names what it was
+    made from, so that an attachment whose build stays is left alone. ``kind``: "xdp", "tcx" or "clsact".
+    """
 
     ifindex: int
     hook: str
@@ -66,7 +68,9 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All of a network namespace. ``settings``: what was changed on devices and what it was before, {ifindex: {"promisc": 0}}."""
+    """All of a network namespace. ``settings``: what was changed on devices and what it was before, {ifindex:
+    {"promisc": 0}}.
+    """
 
     generation: int = 0
     instances: Mapping[str, Instance] = field(default_factory=dict)
@@ -84,7 +88,7 @@ class State:
             return cls()
         if found.get("version") != VERSION:
             raise PinError(
-                f"what is pinned was written by another version of pydp (document {found.get('version')}, this one knows {VERSION})",
+                f"what is pinned is of another version of pydp: document {found.get('version')}, not {VERSION}",
                 hint="detach with the version that attached",
             )
         return cls(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mode bridge: what the maps of bpf_src/bridge.c should hold.
 
-Given a kernel bridge it is adopted: its ports, VLANs, FDB and flags are taken as they stand. Given other interfaces they
-become one segment of their own.
+Given a kernel bridge it is adopted: its ports, VLANs, FDB and flags are taken as they stand. Given other interfaces
+they become one segment of their own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _VLAN = re.compile(r"(?P<dev>[^=]+)=(?P<low>\d+)(?:-(?P<high>\d+))?(?P<flags>(?:
 
 @dataclass(frozen=True, slots=True)
 class BridgeOptions:
-    """Options of --mode bridge. Ports, VLANs and flags are of the standalone form; a bridge that is adopted has its own."""
+    """Options of --mode bridge. Ports, VLANs and flags are of the standalone form; a bridge that is adopted has its
+    own.
+    """
 
     ageing: float | None = option(
         None, "seconds", "forget an address not heard of for so long (default: 300, or the adopted bridge's)",
@@ -284,7 +286,9 @@ def _kernel_only(port: BridgePort) -> bool:
 
 
 def _port(context: Context, port: BridgePort) -> tuple[Any, ...]:
-    """A struct bridge_port. Frames *to* a port with a feature not built here are the kernel's too: it does not "forward"."""
+    """A struct bridge_port. Frames *to* a port with a feature not built here are the kernel's too: it does not
+    "forward".
+    """
     link = context.view.links[port.ifindex]
     flags = PRESENT
     special = _kernel_only(port)
