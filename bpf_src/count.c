@@ -25,14 +25,14 @@ static __always_inline enum count_kind count_kind(const struct packet *packet)
 	if (packet->flags & PACKET_LATER_FRAGMENT)
 		return COUNT_FRAGMENT;
 	switch (packet->protocol) {
-	case IPPROTO_TCP:
+	case IP_TCP:
 		return COUNT_TCP;
-	case IPPROTO_UDP:
+	case IP_UDP:
 		return COUNT_UDP;
-	case IPPROTO_SCTP:
+	case IP_SCTP:
 		return COUNT_SCTP;
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
+	case IP_ICMP:
+	case IP_ICMPV6:
 		return COUNT_ICMP;
 	}
 	return COUNT_IP_OTHER;

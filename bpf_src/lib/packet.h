@@ -5,7 +5,6 @@
 // Every step checks its end against data_end before it reads; a header that ends early sets PACKET_TRUNCATED and leaves what
 // lies behind it at zero. Only a frame too short for Ethernet is refused altogether.
 
-#include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 
@@ -14,6 +13,20 @@
 #define IPV6_EXTENSIONS \
 	8 /* extension headers we look behind, as many as hosts must accept (RFC 8200 4.1) and two more */
 #define HEADER_ROOM 192 /* bytes of headers that are made readable for depth 3 and 4 */
+
+/* IANA protocol numbers. Not from linux/in.h: that brings the kernel's socket headers along and doubles the time to compile. */
+enum ip_protocol {
+	IP_HOP_BY_HOP = 0,
+	IP_ICMP = 1,
+	IP_TCP = 6,
+	IP_UDP = 17,
+	IP_ROUTING = 43,
+	IP_FRAGMENT = 44,
+	IP_AUTHENTICATION = 51,
+	IP_ICMPV6 = 58,
+	IP_DESTINATION = 60,
+	IP_SCTP = 132,
+};
 
 enum packet_flag {
 	PACKET_FRAGMENT = 1, /* part of a fragmented IP packet */
@@ -84,21 +97,21 @@ static __always_inline void parse_icmp(struct packet *packet, void *data, void *
 static __always_inline void parse_transport(struct packet *packet, void *data, void *end)
 {
 	switch (packet->protocol) {
-	case IPPROTO_TCP:
+	case IP_TCP:
 		parse_ports(packet, data, end);
 		if (data + packet->transport + 20 > end)
 			packet->flags |= PACKET_TRUNCATED;
 		else
 			packet->tcp_flags = *(__u8 *)(data + packet->transport + 13);
 		break;
-	case IPPROTO_UDP:
-	case IPPROTO_SCTP:
+	case IP_UDP:
+	case IP_SCTP:
 		parse_ports(packet, data, end);
 		break;
-	case IPPROTO_ICMP:
+	case IP_ICMP:
 		parse_icmp(packet, data, end, 8, 0);
 		break;
-	case IPPROTO_ICMPV6:
+	case IP_ICMPV6:
 		parse_icmp(packet, data, end, 128, 129);
 		break;
 	}
@@ -138,7 +151,8 @@ static __always_inline void parse_ipv6(struct packet *packet, void *data, void *
 
 #pragma unroll
 	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
-		if (header != 0 && header != 43 && header != 44 && header != 51 && header != 60)
+		if (header != IP_HOP_BY_HOP && header != IP_ROUTING && header != IP_FRAGMENT &&
+		    header != IP_AUTHENTICATION && header != IP_DESTINATION)
 			break;
 		__u8 *extension = data + offset;
 		if (offset > HEADER_ROOM || (void *)(extension + 8) > end) {
@@ -146,7 +160,7 @@ static __always_inline void parse_ipv6(struct packet *packet, void *data, void *
 			packet->protocol = header;
 			return;
 		}
-		if (header == 44) { /* fragment: offset in the upper 13 bits, then "more" */
+		if (header == IP_FRAGMENT) { /* fragment: offset in the upper 13 bits, then "more" */
 			__be16 place = *(__be16 *)(extension + 2);
 			if (place & bpf_htons(0xfff9))
 				packet->flags |= PACKET_FRAGMENT;
@@ -158,7 +172,7 @@ static __always_inline void parse_ipv6(struct packet *packet, void *data, void *
 			offset += 8;
 		} else {
 			/* Authentication (RFC 4302) counts its length in 4 bytes less 2, the others in 8 bytes less 1. */
-			offset += header == 51 ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
+			offset += header == IP_AUTHENTICATION ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
 		}
 		header = extension[0];
 	}
