@@ -103,13 +103,19 @@ static __always_inline bool is_link_local(__u64 address)
 	return (address & 0xf0ffffffffffULL) == 0x0000c28001ULL;
 }
 
+#define MAC_PAUSE 0x010000c28001ULL /* 01:80:c2:00:00:01 */
+
+/* Does a frame begin with a tag that counts here? One of the other protocol is payload (__allowed_ingress). */
+static __always_inline bool bridge_tagged(const struct packet *packet)
+{
+	return packet->tags && packet->tag_protocol == bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL);
+}
+
 /* The VLAN of a frame (br_allowed_ingress): that of its tag, or the port's own for frames without tag or with a priority tag. */
 static __always_inline enum verdict bridge_vlan_in(const struct packet *packet, const struct bridge_port *in,
 						   __u32 slot, __u32 *vid)
 {
-	if (packet->tags && packet->tag_protocol != bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL))
-		return PUNT_TAG;
-	*vid = packet->tags ? packet->tci & VID_MASK : 0;
+	*vid = bridge_tagged(packet) ? packet->tci & VID_MASK : 0;
 	if (!*vid)
 		*vid = in->pvid;
 	struct bridge_vlan *vlan = bridge_vlans.lookup(vid);
@@ -126,23 +132,25 @@ static __always_inline enum verdict bridge_learn(__u64 key, __u64 seed, __u32 sl
 	struct fdb_place place;
 
 	if (!fdb_find(key, hash, &place)) {
-		enum fdb_event event = fdb_insert(key, hash, slot, now);
-		if (event != FDB_FULL && event != FDB_LEARNED)
+		enum fdb_event event = fdb_insert(key, hash, slot, now, now);
+		if (event == FDB_AGED || event == FDB_EVICTED)
 			fdb_count(FDB_LEARNED);
 		fdb_count(event);
 		return fresh;
 	}
-	__u32 *where = &place.bucket->where[place.way & 3], *seen = &place.bucket->seen[place.way & 3];
-	if (*where & (FDB_LOCAL | FDB_STATIC))
+	__u32 *seen = &place.bucket->seen[place.way & 3];
+	__u32 where = place.bucket->where[place.way & 3], idle = now - *seen;
+	if (!(where & FDB_VALID) || fdb_stays(where))
 		return PASS_UNCLAIMED;
-	__u32 idle = now - *seen;
-	if ((*where & FDB_SLOT_MASK) != slot && (*where & FDB_VALID)) {
-		*where = slot | FDB_VALID;
+	if ((where & FDB_SLOT_MASK) != slot) {
+		if (!fdb_take_from(place.bucket, place.way, key, where))
+			return fresh;
 		*seen = now;
+		place.bucket->where[place.way & 3] = (where & ~FDB_SLOT_MASK) | slot;
 		fdb_count(FDB_MOVED);
 		return fresh;
 	}
-	if (idle <= refresh)
+	if (where & FDB_STATIC || idle <= refresh)
 		return PASS_UNCLAIMED;
 	*seen = now; /* written when it changes only: the line stays shared between CPUs */
 	if (idle > CONFIG_FDB_AGEING) {
@@ -234,16 +242,19 @@ static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet 
 	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
 	if (!vlan || !vlan_has(vlan->member, number))
 		return DROP_VLAN_EGRESS;
-	return bridge_retag(ctx, packet->tags, packet->tci, !vlan_has(vlan->untagged, number), vid) ? FORWARD_PORT :
-												      PUNT_ERROR;
+	return bridge_retag(ctx, bridge_tagged(packet), packet->tci, !vlan_has(vlan->untagged, number), vid) ?
+		       FORWARD_PORT :
+		       PUNT_ERROR;
 }
 
-/* The length that counts for an MTU (is_skb_forwardable): without the outermost tag, and any for what is cut up below. */
+/* The length that counts for an MTU (is_skb_forwardable): without the outermost tag unless that is payload, and any for what is
+ * cut up below. */
 static __always_inline __u32 bridge_length(hook_ctx *ctx, const struct packet *packet)
 {
 	if (hook_is_gso(ctx))
 		return 0;
-	return packet->length - (HOOK_TAG_IN_FRAME && packet->tags ? 4 : 0);
+	__u32 length = packet->length - (HOOK_TAG_IN_FRAME && packet->tags ? 4 : 0);
+	return length + (CONFIG_BRIDGE_VLAN_FILTERING && packet->tags && !bridge_tagged(packet) ? 4 : 0);
 }
 
 static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
@@ -253,23 +264,26 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 		return PUNT_PORT;
 	if (is_group(packet->source) || !packet->source)
 		return DROP_SOURCE;
-	if (is_link_local(packet->dest))
+	bool link_local = is_link_local(packet->dest);
+	if (packet->dest == MAC_PAUSE)
 		return PUNT_LINK_LOCAL;
 
 	__u32 vid = 0;
 	if (CONFIG_BRIDGE_VLAN_FILTERING) {
 		enum verdict verdict = bridge_vlan_in(packet, in, slot, &vid);
 		if (verdict != PASS_UNCLAIMED)
-			return verdict;
+			return link_local ? PUNT_LINK_LOCAL : verdict;
 	}
 	__u32 length = bridge_length(ctx, packet);
 	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
 	__u32 now = fdb_now();
 	if (in->flags & PORT_LEARNING && CONFIG_FDB_AGEING) {
 		enum verdict verdict = bridge_learn(packet->source | vlan_key, seed, slot, now);
-		if (verdict != PASS_UNCLAIMED)
+		if (verdict != PASS_UNCLAIMED && !link_local)
 			return verdict;
 	}
+	if (link_local) /* like the kernel, learn from them all but pause frames (__br_handle_local_finish) */
+		return PUNT_LINK_LOCAL;
 	if (is_group(packet->dest))
 		return bridge_flood(ctx, packet, slot, vid, length);
 	__u32 where = fdb_lookup(packet->dest | vlan_key, seed, now);
@@ -285,7 +299,7 @@ static __always_inline bool bridge_copy_vlan(hook_ctx *ctx, const __u64 *slots, 
 {
 	__be16 protocol = 0;
 	__u16 tci = 0;
-	bool has_tag = hook_outer_tag(ctx, &protocol, &tci);
+	bool has_tag = hook_outer_tag(ctx, &protocol, &tci) && protocol == bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL);
 	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
 	if (!vlan || !bridge_retag(ctx, has_tag, tci, true, vid))
 		return false;
@@ -321,36 +335,46 @@ static __always_inline void bridge_finish(hook_ctx *ctx, enum verdict verdict)
 		bridge_tails.call(ctx, 0);
 }
 
-static __always_inline __u32 bridge_add(struct bridge_request *request, __u64 seed, __u32 now)
+/* Each of these does a request, or gives false: a place it needs is busy, and the next run tries again. */
+static __always_inline bool bridge_add(struct bridge_request *request, __u64 seed, __u32 now)
 {
-	__u64 hash = fdb_hash(request->key, seed);
+	__u64 key = request->key, hash = fdb_hash(key, seed);
+	__u32 seen = now - request->seen;
 	struct fdb_place place;
-	if (fdb_find(request->key, hash, &place)) {
-		place.bucket->seen[place.way & 3] = now - request->seen;
+	if (fdb_find(key, hash, &place)) {
+		if (!fdb_take_from(place.bucket, place.way, key, place.bucket->where[place.way & 3]))
+			return false;
+		place.bucket->seen[place.way & 3] = seen;
 		place.bucket->where[place.way & 3] = request->where | FDB_VALID;
-		return 1;
+		request->result = 1;
+		return true;
 	}
-	return fdb_insert(request->key, hash, request->where, now - request->seen) != FDB_FULL;
+	enum fdb_event event = fdb_insert(key, hash, request->where, seen, now);
+	request->result = event != FDB_FULL;
+	return event != FDB_LATE;
 }
 
-/* Give the number of entries taken out of one bucket. */
-static __always_inline __u32 bridge_flush(const struct bridge_request *request)
+static __always_inline bool bridge_flush(struct bridge_request *request)
 {
 	struct fdb_bucket *bucket = fdb_bucket(request->key);
-	__u32 count = 0;
 	if (!bucket)
-		return 0;
+		return true;
+	bool done = true;
 #pragma unroll
 	for (__u32 i = 0; i < FDB_WAYS; i++) {
 		__u64 key = bucket->key[i];
-		if (!key || (bucket->where[i] & request->mask) != request->where ||
+		__u32 where = bucket->where[i];
+		if (where & FDB_BUSY)
+			done = false;
+		if (!key || (where & request->mask) != request->where ||
 		    ((key >> 48) & request->vid_mask) != request->vid)
 			continue;
-		bucket->where[i] = 0;
-		if (__sync_val_compare_and_swap(&bucket->key[i], key, 0) == key)
-			count++;
+		if (fdb_clear(bucket, i, key, where))
+			request->result++;
+		else
+			done = false;
 	}
-	return count;
+	return done;
 }
 
 /* What Python wants of the table, done by the one who writes it. Run by test-run until the cursor is at its end, never
@@ -367,13 +391,14 @@ int bridge_control(hook_ctx *ctx)
 		return 0;
 	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED);
 	if (request->operation == BRIDGE_FLUSH) {
-		request->result += bridge_flush(request);
-		if (++request->key < CONFIG_FDB_BUCKETS)
+		if (!bridge_flush(request) || ++request->key < CONFIG_FDB_BUCKETS)
 			return 0;
 	} else if (request->operation == BRIDGE_ADD) {
-		request->result = bridge_add(request, seed, fdb_now());
+		if (!bridge_add(request, seed, fdb_now()))
+			return 0;
 	} else if (request->operation == BRIDGE_DELETE) {
-		request->result = fdb_delete(request->key, fdb_hash(request->key, seed));
+		if (!fdb_delete(request->key, fdb_hash(request->key, seed), &request->result))
+			return 0;
 	}
 	cursor->next++;
 	return 0;

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import socket
 from typing import Literal, Protocol
 
 from ebpf import libbpf
@@ -26,6 +27,8 @@ HOOKS: tuple[Hook, ...] = ("xdp", "xdp-generic", "tc", "tc-egress")
 # Our place in a clsact filter chain: the first priority, a handle of our own.
 FILTER_HANDLE = 0x70790001
 FILTER_PRIORITY = 1
+# What the kernel says when a filter, the chain or qdisc it would be on, or the interface is not there.
+_NO_FILTER = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 
 
 class Link(Protocol):
@@ -79,6 +82,12 @@ class BpfLink:
             raise AttachError(f"replacing the program: {error.strerror}") from error
 
     def detach(self) -> None:
+        """At once. Closing or unpinning the link would do as much, but only after an RCU grace period."""
+        try:
+            libbpf.link_detach(self.fd)
+        except OSError as error:
+            if error.errno != errno.ENOLINK:  # it was detached before
+                raise AttachError(f"detaching: {error.strerror}") from error
         self.close()
 
     def pin(self, path: str) -> None:
@@ -91,52 +100,71 @@ class BpfLink:
 
     @property
     def ifindex(self) -> int:
-        return int(libbpf.link_info(self.fd).ifindex)
+        return int(self._info().ifindex)
 
     @property
     def program_id(self) -> int:
-        return int(libbpf.link_info(self.fd).prog_id)
+        return int(self._info().prog_id)
+
+    def _info(self) -> libbpf.LinkInfo:
+        try:
+            return libbpf.link_info(self.fd)
+        except OSError as error:
+            raise AttachError(f"asking for a link: {error.strerror}") from error
 
 
 class FilterLink:
-    """A filter on a clsact qdisc, for kernels without tcx."""
+    """A filter on a clsact qdisc, for kernels without tcx. OWNS_QDISC: the qdisc was made for it and goes with it."""
 
     kind = "clsact"
 
-    def __init__(self, ifindex: int, hook: Hook) -> None:
+    def __init__(self, ifindex: int, hook: Hook, *, owns_qdisc: bool = False) -> None:
         self._ifindex = ifindex
         self.hook = hook
         self._where = libbpf.TC_EGRESS if hook == "tc-egress" else libbpf.TC_INGRESS
+        self._owns_qdisc = owns_qdisc
 
     @classmethod
     def create(cls, program: Program, ifindex: int, hook: Hook) -> FilterLink:
-        """Raises OSError."""
+        """Raises OSError; then a qdisc that was made for it is gone again."""
         link = cls(ifindex, hook)
-        libbpf.tc_hook_create(ifindex, link._where)
-        link._attach(program, replace=False)
+        link._owns_qdisc = libbpf.tc_hook_create(ifindex, link._where)
+        try:
+            link._attach(program, replace=False)
+        except OSError:
+            link._release_qdisc()
+            raise
         return link
 
     def _attach(self, program: Program, *, replace: bool) -> None:
         libbpf.tc_attach(self._ifindex, self._where, program.fd, FILTER_HANDLE, FILTER_PRIORITY, replace=replace)
 
     def update(self, program: Program, expected: Program | None = None) -> None:
-        if expected is not None and self.program_id != expected.id:
+        """Swap the program. tc knows no comparison: EXPECTED is compared just before."""
+        running = self.program_id
+        if not running:
+            raise DeviceGone("the interface or its filter is gone")
+        if expected is not None and running != expected.id:
             raise AttachError("the program that runs is not the one to be replaced")
         try:
             self._attach(program, replace=True)
         except OSError as error:
+            if error.errno in _NO_FILTER:
+                raise DeviceGone("the interface or its qdisc is gone") from error
             raise AttachError(f"replacing the program: {error.strerror}") from error
 
     def detach(self) -> None:
-        """Remove the filter, and the qdisc if nobody else has a filter on it."""
         try:
             libbpf.tc_detach(self._ifindex, self._where, FILTER_HANDLE, FILTER_PRIORITY)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            if error.errno not in _NO_FILTER:
                 raise AttachError(f"removing the filter: {error.strerror}") from error
             return
-        if not filters(self._ifindex, "tc") and not filters(self._ifindex, "tc-egress"):
-            libbpf.tc_hook_destroy(self._ifindex)
+        self._release_qdisc()
+
+    def _release_qdisc(self) -> None:
+        if self._owns_qdisc:
+            remove_qdisc(self._ifindex)
 
     def pin(self, path: str) -> None:
         """Nothing to do: filters outlive the process."""
@@ -152,8 +180,29 @@ class FilterLink:
     def program_id(self) -> int:
         try:
             return libbpf.tc_query(self._ifindex, self._where, FILTER_HANDLE, FILTER_PRIORITY)
-        except OSError:
-            return 0
+        except OSError as error:
+            if error.errno in _NO_FILTER:
+                return 0
+            raise AttachError(f"interface {self._ifindex}: asking for its filter: {error.strerror}") from error
+
+
+def has_qdisc(ifindex: int) -> bool:
+    """Whether an interface has a clsact or ingress qdisc, which can hold filters."""
+    from pyroute2 import IPRoute  # heavy: only who attaches to tc pays for it
+
+    with IPRoute() as netlink:
+        return any(one.get_attr("TCA_KIND") in ("clsact", "ingress") for one in netlink.get_qdiscs(index=ifindex))
+
+
+def remove_qdisc(ifindex: int) -> None:
+    """Remove the clsact qdisc of an interface unless it holds a filter; fine if there is none. Raises AttachError."""
+    if filters(ifindex, "tc") or filters(ifindex, "tc-egress"):
+        return
+    try:
+        libbpf.tc_hook_destroy(ifindex)
+    except OSError as error:
+        if error.errno not in _NO_FILTER:
+            raise AttachError(f"interface {ifindex}: removing its clsact qdisc: {error.strerror}") from error
 
 
 @functools.cache
@@ -164,6 +213,13 @@ def tcx_supported() -> bool:
     except OSError as error:
         return error.errno not in (errno.EINVAL, errno.EOPNOTSUPP)
     return True
+
+
+def kind_of(hook: Hook) -> str:
+    """How this kernel attaches to HOOK: "xdp", "tcx" or "clsact"."""
+    if hook.startswith("xdp"):
+        return "xdp"
+    return "tcx" if tcx_supported() else "clsact"
 
 
 def attach(program: Program, ifindex: int, hook: Hook, *, name: str = "", tcx: bool | None = None) -> Link:
@@ -183,12 +239,12 @@ def attach(program: Program, ifindex: int, hook: Hook, *, name: str = "", tcx: b
             return BpfLink(libbpf.link_create(program.fd, ifindex, kind), hook)
         return FilterLink.create(program, ifindex, hook)
     except OSError as error:
-        raise _attach_error(where, hook, error) from error
+        raise _attach_error(where, ifindex, hook, error) from error
 
 
 def refuse_foreign(ifindex: int, hook: Hook, where: str) -> None:
     """Raise ForeignProgram when any program or filter holds HOOK of the interface."""
-    taken = holders(ifindex, hook)
+    taken = holders(ifindex, hook, name=where)
     if taken:
         what = "XDP" if hook.startswith("xdp") else hook
         raise ForeignProgram(
@@ -206,13 +262,14 @@ def _removal(hook: Hook, where: str, taken: list[str]) -> str:
     return f"if nobody needs it: end its owner (see bpftool net show dev {where})"
 
 
-def holders(ifindex: int, hook: Hook) -> list[str]:
-    """Who holds HOOK of an interface, in words; empty when it is free. Raises DeviceGone."""
+def holders(ifindex: int, hook: Hook, *, name: str = "") -> list[str]:
+    """Who holds HOOK of an interface, in words; empty when it is free. Raises DeviceGone, AttachError."""
+    where = name or f"interface {ifindex}"
     if hook in ("xdp", "xdp-generic"):
         try:
             found = [number for number in libbpf.xdp_query(ifindex) if number]
         except OSError as error:
-            raise _attach_error(f"interface {ifindex}", hook, error) from error
+            raise _attach_error(where, ifindex, hook, error) from error
         return [describe_program(number) for number in found]
     taken = [f"filter {one}" for one in filters(ifindex, hook)]
     if tcx_supported():
@@ -221,7 +278,7 @@ def holders(ifindex: int, hook: Hook) -> list[str]:
             taken += [describe_program(number) for number in libbpf.prog_query(ifindex, kind)]
         except OSError as error:
             if error.errno != errno.ENOENT:
-                raise _attach_error(f"interface {ifindex}", hook, error) from error
+                raise _attach_error(where, ifindex, hook, error) from error
     return taken
 
 
@@ -261,10 +318,10 @@ def filters(ifindex: int, hook: Hook) -> list[str]:
     return found
 
 
-def _attach_error(where: str, hook: Hook, error: OSError) -> EbpfError:
+def _attach_error(where: str, ifindex: int, hook: Hook, error: OSError) -> EbpfError:
     if error.errno in (errno.EPERM, errno.EACCES):
         return NotPermitted(f"{where}: attaching to {hook}: not permitted", hint="run as root, or with CAP_NET_ADMIN")
-    if error.errno in (errno.ENODEV, errno.ENXIO):
+    if error.errno in (errno.ENODEV, errno.ENXIO) or not _exists(ifindex):  # XDP says EINVAL for no interface
         return DeviceGone(f"{where}: the interface is gone")
     if error.errno in (errno.EBUSY, errno.EEXIST):
         return ForeignProgram(f"{where}: {hook} was taken by another program in this moment")
@@ -274,3 +331,11 @@ def _attach_error(where: str, hook: Hook, error: OSError) -> EbpfError:
     if error.errno == errno.ERANGE:
         return NotSupported(f"{where}: its MTU is too large for native XDP", hint="use --hook tc, or lower the MTU")
     return AttachError(f"{where}: attaching to {hook}: {error.strerror}")
+
+
+def _exists(ifindex: int) -> bool:
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True

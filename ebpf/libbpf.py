@@ -242,12 +242,21 @@ def link_update(link_fd: int, prog_fd: int, expected_fd: int | None = None) -> N
     _call("bpf_link_update", link_fd, prog_fd, ct.byref(opts))
 
 
+def link_detach(link_fd: int) -> None:
+    """Take the program off at once, whoever else holds the link. Harmless when it is off already."""
+    _call("bpf_link_detach", link_fd)
+
+
 def obj_pin(fd: int, path: str) -> None:
     _call("bpf_obj_pin", fd, path.encode())
 
 
 def obj_get(path: str) -> int:
-    return _call("bpf_obj_get", path.encode())
+    """Raises OSError that names PATH."""
+    try:
+        return _call("bpf_obj_get", path.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _info(fd: int, info: Any) -> Any:

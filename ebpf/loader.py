@@ -192,9 +192,10 @@ def _compile(source: Source, cflags: tuple[str, ...]) -> Compiled:
         abi = Abi(source.text)
         specs: dict[str, MapSpec] = {}
         by_fd: dict[int, str] = {}
-        for number in range(bcc.lib.bpf_num_tables(module.module)):
-            name = bcc.lib.bpf_table_name(module.module, number).decode()
-            by_fd[bcc.lib.bpf_table_fd(module.module, name.encode())] = name
+        handle = _handle(module)
+        for number in range(bcc.lib.bpf_num_tables(handle)):
+            name = bcc.lib.bpf_table_name(handle, number).decode()
+            by_fd[bcc.lib.bpf_table_fd(handle, name.encode())] = name
             specs[name] = _spec(bcc, module, abi, name)
         programs = {}
         for number in range(bcc.lib.bpf_num_functions(module.module)):
@@ -205,10 +206,17 @@ def _compile(source: Source, cflags: tuple[str, ...]) -> Compiled:
         module.cleanup()
 
 
+def _handle(module: Any) -> ct.c_void_p:
+    """bcc's module as a pointer: bcc does not declare the arguments of all its functions, and a plain number would be cut
+    to 32 bits, which is noticed only in threads, whose heap lies above 4 GiB.
+    """
+    return ct.c_void_p(module.module)
+
+
 def _spec(bcc: Any, module: Any, abi: Abi, name: str) -> MapSpec:
     """The spec of a map that bcc made, its records taken from our text and compared with bcc's own layout."""
     raw = name.encode()
-    lib, handle = bcc.lib, module.module
+    lib, handle = bcc.lib, _handle(module)
     kind = libbpf.MAP_TYPES[lib.bpf_table_type(handle, raw)]
     table = module[raw]
     codecs = []
@@ -295,6 +303,10 @@ def _load_error(
     text = log.value.decode(errors="replace")
     if error.errno == errno.E2BIG or not text:
         return NotSupported(f"loading {program} for {hook}: {error.strerror}", log=text)
+    if _reason(text).endswith("for !root"):  # arithmetic that the verifier allows to those only who may see addresses
+        return NotPermitted(
+            f"loading {program}: {_reason(text)}", hint="run as root, or with CAP_PERFMON beside CAP_BPF", log=text
+        )
     annotated = _annotated_log(compiled, program, hook) or text
     file, line = _last_place(annotated)
     return VerifierError(f"{program}: {_reason(text)}", file=file, line=line, log=annotated)
@@ -306,7 +318,7 @@ def _annotated_log(compiled: Compiled, program: str, hook: str) -> str:
     module = _module(compiled.source, ())
     log = ct.create_string_buffer(_LOG_SIZE)
     raw = program.encode()
-    lib, handle = bcc.lib, module.module
+    lib, handle = bcc.lib, _handle(module)
     try:
         with _captured_stderr([]):
             fd = lib.bcc_func_load(
@@ -329,7 +341,7 @@ def _last_place(log: str) -> tuple[str, int]:
 def _reason(log: str) -> str:
     """The line that matters: the last one that is neither a statistic, an instruction, a register dump nor a remark."""
     noise = re.compile(
-        r"^(processed \d+ insns|max_states|verification time|stack depth|;|\d+: |from \d+ to|\s*$|mark_precise|R\d)"
+        r"^(processed \d+ insns|max_states|verification time|stack depth|;|\d+: |from \d+ to|\s*$|mark_precise|R\d+\w*=)"
     )
     lines = [line for line in log.splitlines() if not noise.match(line)]
     return lines[-1].strip() if lines else "refused by the verifier"

@@ -88,10 +88,10 @@ def _number(one: Option, value: Any, name: str) -> int | float:
         raise UsageError(f"{name}: {value!r} is not {kind}")
     try:
         number = int(value) if whole else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of infinity, which TOML has
         raise UsageError(f"{name}: {value!r} is not {kind}") from None
-    if (whole and isinstance(value, float) and value != number) or math.isnan(number):
+    if number != (value if whole and isinstance(value, float) else number):  # 2.5 for a whole number, or nan
         raise UsageError(f"{name}: {value!r} is not {kind}")
     if not one.low <= number <= one.high:
-        raise UsageError(f"{name}: {value} is not between {one.low:g} and {one.high:g}")
+        raise UsageError(f"{name}: {value} is not between {one.low:.15g} and {one.high:.15g}")
     return number

@@ -6,10 +6,11 @@
 // evicts those too). Each address has two buckets of four places; an entry may stand in any of the eight. Whoever needs a
 // place takes an empty one, an aged one, or the one not seen for longest, in that order; permanent entries stay.
 //
-// Several CPUs write without a lock. A place changes hands in three steps: `where` is cleared, the key is exchanged by
-// compare-and-swap, `where` is written. A reader in between finds no FDB_VALID and takes the address for unknown.
-// The one race left: a station moves while its entry is evicted for another address, which then points to the wrong port
-// until its next frame.
+// Several CPUs write, and nobody waits. Whoever wants to change whose a place is or where it points to takes it first:
+// `where` goes from what it was seen to be to FDB_BUSY by compare-and-swap, and only who succeeds writes the key; writing the
+// new `where` gives the place back. Who comes too late leaves it, and the next frame tries again. A reader takes an address in a
+// busy place for unknown. Two CPUs that learn one address at the same instant may enter it twice: the first place of the
+// two is used, the other ages.
 
 #define FDB_WAYS       4
 #define FDB_TICK_SHIFT 24 /* ns to ticks of 16.8 ms */
@@ -27,6 +28,7 @@ enum fdb_flag {
 	FDB_LOCAL = 0x40000, /* an address of this host */
 	FDB_STICKY = 0x80000, /* does not move to another port */
 	FDB_OWNED = 0x100000, /* written by the attach: written anew by the next one */
+	FDB_BUSY = 0x200000, /* alone: a CPU is changing the place */
 };
 
 enum fdb_event {
@@ -36,6 +38,7 @@ enum fdb_event {
 	FDB_EVICTED = 3, /* live entries that had to go for a new address: the table is too small */
 	FDB_FULL = 4, /* addresses not learned, all their places being permanent */
 	FDB_EVENTS = 5, /* how many events there are */
+	FDB_LATE = 6, /* not counted: another CPU took the place, nothing was done */
 };
 
 /* Written by the datapath alone: also what Python wants goes through bridge_control(). */
@@ -106,6 +109,13 @@ static __always_inline bool fdb_expired(__u32 where, __u32 seen, __u32 now)
 	return !(where & FDB_STATIC) && now - seen > CONFIG_FDB_AGEING;
 }
 
+/* Does an entry keep its port when its station sends elsewhere? Like the kernel bridge's, a static one that was taken from there
+ * does not; one that a person entered here does. */
+static __always_inline bool fdb_stays(__u32 where)
+{
+	return where & (FDB_LOCAL | FDB_STICKY) || (where & (FDB_STATIC | FDB_OWNED)) == FDB_STATIC;
+}
+
 /* The port behind KEY, as `where`, or 0 when it is not known (any more). */
 static __always_inline __u32 fdb_lookup(__u64 key, __u64 seed, __u32 now)
 {
@@ -115,73 +125,114 @@ static __always_inline __u32 fdb_lookup(__u64 key, __u64 seed, __u32 now)
 	__u32 where = place.bucket->where[place.way & 3];
 	if (!(where & FDB_VALID) || fdb_expired(where, place.bucket->seen[place.way & 3], now))
 		return 0;
-	return where;
+	/* The place may have become another address's before `where` was read. */
+	return *(volatile __u64 *)&place.bucket->key[place.way & 3] == key ? where : 0;
 }
 
-/* How gladly a place is given away: empty before aged, before the one not seen for longest; 0 for never. */
-static __always_inline __u64 fdb_worth(struct fdb_bucket *bucket, __u32 way, __u32 now)
+/* Take a place whose `where` was seen to be WHERE. Who has it must write `where`. The compare-and-swap has 64 bits, since 32 need a
+ * newer instruction set than clang is told to use here: a neighbour's change makes it fail, too. */
+static __always_inline bool fdb_take(struct fdb_bucket *bucket, __u32 way, __u32 where)
 {
-	if (!bucket->key[way])
-		return 1ULL << 34;
-	__u32 where = bucket->where[way], idle = now - bucket->seen[way];
-	if (where & FDB_STATIC)
+	__u64 *pair = (__u64 *)&bucket->where[way & 2];
+	__u32 shift = (way & 1) * 32;
+	__u64 old = *(volatile __u64 *)pair;
+	if (where & FDB_BUSY || (__u32)(old >> shift) != where)
+		return false;
+	return __sync_val_compare_and_swap(pair, old, old ^ ((__u64)(where ^ FDB_BUSY) << shift)) == old;
+}
+
+/* Take a place if it is still KEY's. */
+static __always_inline bool fdb_take_from(struct fdb_bucket *bucket, __u32 way, __u64 key, __u32 where)
+{
+	if (!fdb_take(bucket, way, where))
+		return false;
+	if (bucket->key[way & 3] == key)
+		return true;
+	bucket->where[way & 3] = where;
+	return false;
+}
+
+/* How gladly a place is given away: empty before aged, before the one not seen for longest; 0 for never. Buckets fill from the
+ * first place on, so of two buckets with empty places the emptier one is taken. That lets the table fill to two thirds before
+ * addresses that meet evict each other. */
+static __always_inline __u64 fdb_worth(struct fdb_bucket *bucket, __u32 way, __u32 where, __u32 now)
+{
+	if (where & (FDB_STATIC | FDB_BUSY))
 		return 0;
+	if (!bucket->key[way])
+		return (1ULL << 34) + FDB_WAYS - way;
+	__u32 idle = now - bucket->seen[way];
 	return (fdb_expired(where, bucket->seen[way], now) ? 1ULL << 33 : 1) + idle;
 }
 
-static __always_inline __u64 fdb_offer(struct fdb_bucket *bucket, __u32 now, __u32 *way)
+struct fdb_offer {
+	struct fdb_bucket *bucket;
+	__u64 worth;
+	__u32 way;
+	__u32 where; /* what it was when it was offered */
+};
+
+/* Improve BEST by what BUCKET has. */
+static __always_inline void fdb_offer(struct fdb_bucket *bucket, __u32 now, struct fdb_offer *best)
 {
-	__u64 best = 0;
 #pragma unroll
 	for (__u32 i = 0; i < FDB_WAYS; i++) {
-		__u64 worth = fdb_worth(bucket, i, now);
-		if (worth > best) {
-			best = worth;
-			*way = i;
+		__u32 where = *(volatile __u32 *)&bucket->where[i];
+		__u64 worth = fdb_worth(bucket, i, where, now);
+		if (worth > best->worth) {
+			best->bucket = bucket;
+			best->worth = worth;
+			best->way = i;
+			best->where = where;
 		}
 	}
-	return best;
 }
 
-/* Enter KEY, which is not in the table. The event says what it cost. Another CPU may win the place: then the next frame tries. */
-static __always_inline enum fdb_event fdb_insert(__u64 key, __u64 hash, __u32 where, __u32 now)
+/* Enter KEY, which is not in the table, as last SEEN then. The event says what it cost. */
+static __always_inline enum fdb_event fdb_insert(__u64 key, __u64 hash, __u32 where, __u32 seen, __u32 now)
 {
 	struct fdb_bucket *bucket = fdb_bucket(hash), *other = fdb_bucket(hash >> 32);
+	struct fdb_offer best = {};
 	if (!bucket || !other)
 		return FDB_FULL;
-	__u32 way = 0, other_way = 0;
-	__u64 worth = fdb_offer(bucket, now, &way), other_worth = fdb_offer(other, now, &other_way);
-	if (other_worth > worth) {
-		bucket = other;
-		way = other_way;
-		worth = other_worth;
-	}
-	if (!worth)
+	fdb_offer(bucket, now, &best);
+	fdb_offer(other, now, &best);
+	if (!best.worth)
 		return FDB_FULL;
-	__u64 old = bucket->key[way & 3];
-	bucket->where[way & 3] = 0;
-	if (__sync_val_compare_and_swap(&bucket->key[way & 3], old, key) != old)
-		return FDB_FULL;
-	bucket->seen[way & 3] = now;
-	bucket->where[way & 3] = where | FDB_VALID;
-	return !old ? FDB_LEARNED : worth >> 33 ? FDB_AGED : FDB_EVICTED;
+	if (!fdb_take(best.bucket, best.way, best.where))
+		return FDB_LATE;
+	__u64 old = best.bucket->key[best.way & 3];
+	best.bucket->seen[best.way & 3] = seen;
+	/* A full barrier: no CPU sees the new `where` beside the old key. */
+	__sync_val_compare_and_swap(&best.bucket->key[best.way & 3], old, key);
+	best.bucket->where[best.way & 3] = where | FDB_VALID;
+	return !old ? FDB_LEARNED : best.worth >> 33 ? FDB_AGED : FDB_EVICTED;
 }
 
-/* Take KEY out, all places of it. */
-static __always_inline bool fdb_delete(__u64 key, __u64 hash)
+/* Empty a place of KEY. False when another CPU was quicker. */
+static __always_inline bool fdb_clear(struct fdb_bucket *bucket, __u32 way, __u64 key, __u32 where)
 {
-	bool found = false;
+	if (!fdb_take_from(bucket, way, key, where))
+		return false;
+	__sync_val_compare_and_swap(&bucket->key[way & 3], key, 0);
+	bucket->where[way & 3] = 0;
+	return true;
+}
+
+/* Take KEY out, all places of it, and count them in FOUND. False when one of them was busy. */
+static __always_inline bool fdb_delete(__u64 key, __u64 hash, __u32 *found)
+{
+	bool done = true;
 #pragma unroll
-	for (__u32 i = 0; i < 2; i++) {
-		struct fdb_bucket *bucket = fdb_bucket(i ? hash >> 32 : hash);
-		if (!bucket)
+	for (__u32 i = 0; i < 2 * FDB_WAYS; i++) {
+		struct fdb_bucket *bucket = fdb_bucket(i < FDB_WAYS ? hash : hash >> 32);
+		__u32 way = i % FDB_WAYS;
+		if (!bucket || bucket->key[way] != key)
 			continue;
-		__u32 way = fdb_way(bucket, key);
-		if (way == FDB_WAYS)
-			continue;
-		bucket->where[way & 3] = 0;
-		__sync_val_compare_and_swap(&bucket->key[way & 3], key, 0);
-		found = true;
+		if (fdb_clear(bucket, way, key, bucket->where[way]))
+			*found = 1;
+		else
+			done = false;
 	}
-	return found;
+	return done;
 }

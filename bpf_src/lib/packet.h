@@ -3,7 +3,7 @@
 // 3 the network header, 4 the transport header as well.
 //
 // Every step checks its end against data_end before it reads; a header that ends early sets PACKET_TRUNCATED and leaves what
-// lies behind it at zero. Only a frame too short for Ethernet is refused altogether.
+// lies behind it at zero. Only a frame too short for Ethernet and its VLAN tag is refused altogether.
 
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
@@ -70,13 +70,14 @@ static __always_inline bool is_group(__u64 address)
 	return address & 1;
 }
 
-static __always_inline void parse_ports(struct packet *packet, void *data, void *end)
+/* SIZE: of the whole header. */
+static __always_inline void parse_ports(struct packet *packet, void *data, void *end, const __u32 size)
 {
 	__be16 *ports = data + packet->transport;
-	if ((void *)(ports + 2) > end) {
+	if ((void *)ports + size > end)
 		packet->flags |= PACKET_TRUNCATED;
+	if ((void *)(ports + 2) > end)
 		return;
-	}
 	packet->sport = ports[0];
 	packet->dport = ports[1];
 }
@@ -98,15 +99,15 @@ static __always_inline void parse_transport(struct packet *packet, void *data, v
 {
 	switch (packet->protocol) {
 	case IP_TCP:
-		parse_ports(packet, data, end);
-		if (data + packet->transport + 20 > end)
-			packet->flags |= PACKET_TRUNCATED;
-		else
+		parse_ports(packet, data, end, 20);
+		if (data + packet->transport + 20 <= end)
 			packet->tcp_flags = *(__u8 *)(data + packet->transport + 13);
 		break;
 	case IP_UDP:
+		parse_ports(packet, data, end, 8);
+		break;
 	case IP_SCTP:
-		parse_ports(packet, data, end);
+		parse_ports(packet, data, end, 12);
 		break;
 	case IP_ICMP:
 		parse_icmp(packet, data, end, 8, 0);
@@ -188,11 +189,16 @@ static __always_inline void parse_network(hook_ctx *ctx, struct packet *packet)
 		parse_ipv4(packet, data, end);
 	else if (packet->ethertype == bpf_htons(ETH_P_IPV6))
 		parse_ipv6(packet, data, end);
-	if (CONFIG_DEPTH > 3 && packet->transport && packet->transport <= HEADER_ROOM)
+	if (CONFIG_DEPTH < 4 || !packet->transport)
+		return;
+	if (packet->transport <= HEADER_ROOM)
 		parse_transport(packet, data, end);
+	else
+		packet->flags |= PACKET_TRUNCATED;
 }
 
-/* Fill PACKET from the frame. False if it is too short for Ethernet. */
+/* Fill PACKET from the frame. False if it is too short for Ethernet and a VLAN tag with two bytes behind it, which skb_vlan_untag()
+ * insists on. */
 static __always_inline bool parse_packet(hook_ctx *ctx, struct packet *packet)
 {
 	void *data = hook_data(ctx), *end = hook_data_end(ctx);
@@ -210,8 +216,10 @@ static __always_inline bool parse_packet(hook_ctx *ctx, struct packet *packet)
 		if (!is_tag(packet->ethertype) || packet->tags == 2)
 			break;
 		__be16 *tag = data + offset;
-		if ((void *)(tag + 2) > end) {
+		if ((void *)(tag + 3) > end) {
 			packet->flags |= PACKET_TRUNCATED;
+			if (!packet->tags)
+				return false;
 			break;
 		}
 		if (packet->tags++) {

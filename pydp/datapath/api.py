@@ -6,30 +6,29 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import socket
-import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ebpf.attach import holders
+from ebpf.attach import has_qdisc, holders, kind_of
+from ebpf.errors import EbpfError
 from ebpf.loader import Program
 from ebpf.maps import Map
-from ebpf.pins import Store
-from pydp.datapath import change
+from ebpf.pins import Store, pin_errors
+from pydp.datapath import change, recovery
 from pydp.datapath.devices import is_promisc
 from pydp.datapath.hooks import Choice, choose, takes_peer
-from pydp.datapath.specs import specs_of
-from pydp.datapath.state import Instance, State
+from pydp.datapath.specs import dict_options, specs_of
+from pydp.datapath.state import Attachment, Instance, State
+from pydp.datapath.sweep import sweep
 from pydp.errors import NothingAttached, PydpError, UsageError
-from pydp.kernel import Device, View, bridge_netfilter_active, read_devices, read_fdb
+from pydp.kernel import Device, View, bridge_netfilter_active, namespace_cookie, read_devices, read_fdb
 from pydp.model import FdbEntry
 from pydp.modes import MODES, mode_of
 from pydp.modes.base import Context, Target
 from pydp.options import parse_options
 
-_SO_NETNS_COOKIE = 71
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 
@@ -45,13 +44,6 @@ class Request:
     counters: bool = True
 
 
-def namespace_cookie() -> str:
-    """A name for the network namespace that is never used again while the machine runs (unlike its inode number)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-    return str(struct.unpack("=Q", raw)[0])
-
-
 class Datapath:
     """What is attached in the network namespace of the calling process."""
 
@@ -62,7 +54,7 @@ class Datapath:
         """What is attached, without the lock unless a change was interrupted. Raises EbpfError."""
         if self.store.unfinished():
             with self.store.locked():
-                return change.recover(self.store)
+                return recovery.recover(self.store, self._ask_again)
         return State.from_document(self.store.read())
 
     def instance(self, name: str) -> Instance:
@@ -76,30 +68,32 @@ class Datapath:
 
     def plan(self, request: Request) -> tuple[Instance, Instance | None]:
         """What an attach would make, and what it would replace. Raises PydpError, EbpfError. Changes nothing."""
-        instance, _, _ = self._plan(request, self.read(), View.read())
-        return instance, self.read().instances.get(instance.name)
+        alive = _without_dead(self.store, self.read())
+        instance, _, _ = self._plan(request, alive, View.read())
+        return instance, alive.instances.get(instance.name)
 
     def attach(self, request: Request) -> Instance:
         """Attach, or replace the instance of the same name. Raises PydpError, EbpfError; then all is as before."""
         with self.store.locked():
-            old = change.recover(self.store)
+            old = recovery.recover(self.store, self._ask_again)
             view = View.read()
             alive = _without_dead(self.store, old)
             instance, devices, target = self._plan(request, alive, view)
             fdb = _adopted_fdb(target)
-            settings = {**_still_needed(old, alive), **_settings(instance, devices, target, old)}
-            new = replace(old, instances={**alive.instances, instance.name: instance}, settings=settings)
+            new = replace(alive, instances={**alive.instances, instance.name: instance})
+            new = replace(new, settings=_merged(_still_needed(old, new), _settings(instance, devices, target, old)))
 
             def context(one: Instance) -> Context:
                 return Context(view, one.target, one.slots, one.hook, _peers(devices), fdb)
 
-            done = change.Change(self.store, old, new, context).run()
+            done = change.Change(self.store, old, alive, new, context).run()
+        sweep(self.store)
         return done.instances[instance.name]
 
     def detach(self, names: Sequence[str] | None = None) -> list[str]:
         """Detach these instances, or all; gives their names. Raises NothingAttached, EbpfError."""
         with self.store.locked():
-            old = change.recover(self.store)
+            old = recovery.recover(self.store, self._ask_again)
             for name in names or ():
                 if name not in old.instances:
                     raise _no_instance(name, old)
@@ -109,7 +103,8 @@ class Datapath:
             alive = _without_dead(self.store, old)
             new = replace(alive, instances={name: one for name, one in alive.instances.items() if name not in gone})
             new = replace(new, settings=_still_needed(old, new))
-            change.Change(self.store, old, new, _no_context).run()
+            change.Change(self.store, old, alive, new, _no_context).run()
+        sweep(self.store)
         return gone
 
     def _plan(self, request: Request, old: State, view: View) -> tuple[Instance, Mapping[int, Device], Target]:
@@ -167,9 +162,20 @@ class Datapath:
         control = MODES[instance.mode].traits.control
         if control is None:
             raise PydpError(f"mode {instance.mode} takes no requests")
-        program = Program.open(str(self.store.current / "programs" / f"{instance.name}-control"))
+        path = self.store.current / "programs" / f"{instance.name}-control"
+        with pin_errors(path):
+            program = Program.open(str(path))
         with program, self.open_maps(instance, [control.requests, control.cursor]) as maps:
             return change.run_control(program, maps[control.requests], maps[control.cursor], wanted)
+
+    def _ask_again(self, instance: Instance) -> None:
+        """What a change asks of learned maps once it is committed, if it was killed before that was done."""
+        view, mode = View.read(), MODES[instance.mode]
+        slots = {ifindex: slot for ifindex, slot in instance.slots.items() if ifindex in view.links}
+        context = Context(view, instance.target, slots, instance.hook, fdb=_adopted_fdb(instance.target))
+        # Ports that vanished meanwhile must not keep the rest from being recovered: what is not asked is learned again.
+        with contextlib.suppress(EbpfError, PydpError):
+            self.control(instance, mode.requests(dict_options(instance), context))
 
 
 def _instance_name(request: Request, target: Target, old: State, view: View) -> str:
@@ -235,7 +241,7 @@ def _slots(ports: Sequence[int], before: Instance | None) -> dict[int, int]:
 
 def _peers(devices: Mapping[int, Device]) -> frozenset[int]:
     veths = [ifindex for ifindex, device in devices.items() if device.link.kind == "veth"]
-    egress = {ifindex: holders(ifindex, "tc-egress") for ifindex in veths}
+    egress = {ifindex: holders(ifindex, "tc-egress", name=devices[ifindex].link.name) for ifindex in veths}
     return frozenset(ifindex for ifindex in veths if takes_peer(devices[ifindex], egress))
 
 
@@ -246,42 +252,72 @@ def _adopted_fdb(target: Target) -> Sequence[FdbEntry]:
 def _settings(
     instance: Instance, devices: Mapping[int, Device], target: Target, old: State
 ) -> dict[int, Mapping[str, int]]:
-    """What must be changed on the ports: without a kernel bridge nobody else makes them take frames for others."""
-    if target.adopted or not MODES[instance.mode].traits.claims:
-        return {}
-    return {
-        ifindex: {"promisc": 0}
-        for ifindex in target.ports
-        if devices[ifindex].link.kind not in ("veth", "tun") and ifindex not in old.settings and not is_promisc(ifindex)
-    }
+    """What is about to be changed on the ports, as it is now.
+
+    promisc: without a kernel bridge nobody else makes a port take frames for others. clsact: before 6.6 our filters
+    need that queueing discipline.
+    """
+    found: dict[int, Mapping[str, int]] = {}
+    promisc = not target.adopted and MODES[instance.mode].traits.claims
+    clsact = any(kind_of(hook) == "clsact" for hook in instance.hooks)  # type: ignore[arg-type]
+    for ifindex in target.ports:
+        known = old.settings.get(ifindex, {})
+        now = {}
+        if promisc and devices[ifindex].link.kind not in ("veth", "tun") and "promisc" not in known:
+            now = {} if is_promisc(ifindex) else {"promisc": 0}
+        if clsact and "clsact" not in known and not has_qdisc(ifindex):
+            now["clsact"] = 0
+        if now:
+            found[ifindex] = now
+    return found
+
+
+def _merged(*settings: Mapping[int, Mapping[str, int]]) -> dict[int, Mapping[str, int]]:
+    found: dict[int, Mapping[str, int]] = {}
+    for each in settings:
+        for ifindex, one in each.items():
+            found[ifindex] = {**found.get(ifindex, {}), **one}
+    return found
 
 
 def _without_dead(store: Store, state: State) -> State:
     """Leave out ports that are gone, and instances of which none is left: their links are dead, and a device that is
-    made anew is another one.
+    made anew is another one. Raises EbpfError.
     """
-    dead = set()
-    for one in state.attachments.values():
-        try:
-            with contextlib.closing(change.open_link(store.current, one)) as link:
-                if not link.ifindex:
-                    dead.add(one.ifindex)
-        except OSError:
-            dead.add(one.ifindex)
+    with pin_errors(store.base):
+        dead = {one.ifindex for one in state.attachments.values() if not _alive(store, one)}
     if not dead:
         return state
     instances = {}
-    for name, instance in state.instances.items():
-        slots = {ifindex: slot for ifindex, slot in instance.slots.items() if ifindex not in dead}
+    for name, one in state.instances.items():
+        slots = {ifindex: slot for ifindex, slot in one.slots.items() if ifindex not in dead}
         if slots:
-            instances[name] = replace(instance, slots=slots)
-    return replace(state, instances=instances)
+            instances[name] = replace(one, slots=slots, names={ifindex: one.names[ifindex] for ifindex in slots})
+    attachments = {key: one for key, one in state.attachments.items() if one.ifindex not in dead}
+    return replace(state, instances=instances, attachments=attachments)
+
+
+def _alive(store: Store, one: Attachment) -> bool:
+    try:
+        with contextlib.closing(recovery.open_link(store.current, one)) as link:
+            return bool(link.ifindex)
+    except FileNotFoundError:  # somebody removed the pin by hand, and with it the link
+        return False
 
 
 def _still_needed(old: State, remains: State) -> dict[int, Mapping[str, int]]:
-    """The changed settings of ports that are still some deciding instance's."""
-    ports = {ifindex for one in remains.instances.values() if MODES[one.mode].traits.claims for ifindex in one.slots}
-    return {ifindex: one for ifindex, one in old.settings.items() if ifindex in ports}
+    """The changed settings that what REMAINS still needs: see `_settings`."""
+    instances = remains.instances.values()
+    claimed = {ifindex for one in instances if MODES[one.mode].traits.claims for ifindex in one.slots}
+    filtered = {
+        ifindex for one in instances if any(hook.startswith("tc") for hook in one.hooks) for ifindex in one.slots
+    }
+    needed = {"promisc": claimed, "clsact": filtered}
+    found = {
+        ifindex: {key: value for key, value in one.items() if ifindex in needed[key]}
+        for ifindex, one in old.settings.items()
+    }
+    return {ifindex: one for ifindex, one in found.items() if one}
 
 
 def _no_context(instance: Instance) -> Context:

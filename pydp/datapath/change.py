@@ -19,13 +19,13 @@ from typing import Any
 
 from ebpf import attach as hooks
 from ebpf import testrun
-from ebpf.attach import BpfLink, FilterLink, Link
-from ebpf.errors import MapError
+from ebpf.errors import EbpfError, MapError
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
-from ebpf.pins import STATE, Store, remove_tree, write_blob
+from ebpf.pins import STATE, Store, pin_errors, write_blob
 from pydp.datapath.compose import Stage, compose, kind_of, program_name
 from pydp.datapath.devices import set_promisc
+from pydp.datapath.recovery import changed_instances, finish, open_link, roll_back
 from pydp.datapath.specs import compare_layouts, describe, dict_options
 from pydp.datapath.state import Attachment, Instance, State
 from pydp.modes import MODES
@@ -49,8 +49,12 @@ class Built:
 class Change:
     """One change of a store. Use within the store's lock; `run` does all of it or nothing."""
 
-    def __init__(self, store: Store, old: State, new: State, context: Callable[[Instance], Context]) -> None:
+    def __init__(
+        self, store: Store, before: State, old: State, new: State, context: Callable[[Instance], Context]
+    ) -> None:
+        """BEFORE is what the store says; OLD is BEFORE without what is gone by itself."""
         self.store = store
+        self.before = before
         self.old = old
         self.context = context
         self._stack = contextlib.ExitStack()
@@ -60,19 +64,32 @@ class Change:
 
     def run(self) -> State:
         """Raises EbpfError; then everything is as before."""
-        with self._stack:
+        with self._stack, pin_errors(self.store.base):
             self._prepare()
+            committed = False
             try:
                 self._build_tree()
                 self._switch()
+                self.store.commit()
+                committed = True
+                for instance in changed_instances(self.old, self.new):
+                    self._ask(instance)
             except BaseException:
+                if committed:
+                    self.store.commit()  # exchanges the trees once more
                 roll_back(self.store, self.old, self.new)
                 raise
-            self.store.commit()
-            finish(self.store, self.new, self.old)
-            for name in self._reused():
-                self._ask(self.new.instances[name])
+            self._finish()
         return self.new
+
+    def _finish(self) -> None:
+        """The change is made and stands; cleaning up after it gets a second chance here, and more with every command
+        that follows.
+        """
+        try:
+            finish(self.store, self.new, self.before)
+        except (EbpfError, OSError):
+            finish(self.store, self.new, self.before)
 
     # What there is to do
 
@@ -83,7 +100,8 @@ class Change:
         for ifindex, hook in sorted(places):
             before = self.old.attachments.get(f"{ifindex}-{hook}")
             stages = _numbered(sorted(new.stages_of(ifindex, hook)), before.stages if before else {})
-            one = Attachment(ifindex, hook, stages, kind=before.kind if before else "")
+            kind = before.kind if before else hooks.kind_of(hook)  # type: ignore[arg-type]
+            one = Attachment(ifindex, hook, stages, kind=kind)
             attachments[one.key] = replace(one, build=self._build_id(new, one))
         return replace(new, generation=self.old.generation + 1, attachments=attachments)
 
@@ -113,10 +131,6 @@ class Change:
         """Whether an instance keeps all its maps."""
         before = self.old.instances.get(name)
         return before is not None and before.revision == self.new.instances[name].revision
-
-    def _reused(self) -> list[str]:
-        """Instances that changed but kept their learned maps: what they ask of these is asked after the commit."""
-        return [name for name in self.new.instances if name in self.old.instances and not self._same(name)]
 
     # Before anything is switched
 
@@ -240,37 +254,28 @@ class Change:
         if not self.store.current.exists():
             return
         stays = {f"{name}-" for name in self.new.instances if self._same(name)}
+        ports = self.old.attachments.keys() & self.new.attachments.keys()
         for folder in FOLDERS:
             for pin in (path.name for path in (self.store.current / folder).iterdir()):
                 owner = pin.rpartition("-")[0] + "-"
-                wanted = owner in stays if folder == "maps" or pin.endswith("-control") else pin in self.new.attachments
+                wanted = owner in stays if folder == "maps" or pin.endswith("-control") else pin in ports
                 if wanted and not (tree / folder / pin).exists():
                     self.store.keep(f"{folder}/{pin}")
 
     def _switch(self) -> None:
         for ifindex, before in self.new.settings.items():
-            if ifindex not in self.old.settings and "promisc" in before:
+            if "promisc" in before:
                 set_promisc(ifindex, on=True)
-        kinds = {}
         for one in self._rebuilt():
             program = self._built.loaded[one.key]
             if one.key in self.old.attachments:
                 with contextlib.closing(open_link(self.store.current, self.old.attachments[one.key])) as link:
                     link.update(program)
                 continue
-            name = self._port_name(one)
-            link = hooks.attach(program, one.ifindex, one.hook, name=name)  # type: ignore[arg-type]
+            name, tcx = self._port_name(one), one.kind == "tcx"
+            link = hooks.attach(program, one.ifindex, one.hook, name=name, tcx=tcx)  # type: ignore[arg-type]
             self._stack.callback(link.close)
-            kinds[one.key] = link.kind
             link.pin(str(self.store.next / "links" / one.key))
-        if kinds:
-            self._note_kinds(kinds)
-
-    def _note_kinds(self, kinds: Mapping[str, str]) -> None:
-        attachments = {key: replace(one, kind=kinds.get(key, one.kind)) for key, one in self.new.attachments.items()}
-        self.new = replace(self.new, attachments=attachments)
-        (self.store.next / STATE).unlink()
-        write_blob(self.store.next / STATE, json.dumps(self.new.document()).encode())
 
     def _port_name(self, one: Attachment) -> str:
         return next(self.new.instances[name].names[one.ifindex] for name in one.stages)
@@ -296,76 +301,7 @@ def run_control(program: Program, requests: Map, cursor: Map, wanted: Sequence[t
         repeat = len(part)
         while cursor.get(0).next < len(part):
             testrun.run(program, bytes(64), repeat=repeat)
-            repeat = 1 << 16  # a request that walks the table takes a run per bucket; runs past the end do nothing
+            # A request that walks the table takes a run per bucket; runs past the end do nothing but take time.
+            repeat = min(16 * max(repeat, 64), 1 << 16)
         done += [requests.get(number) for number in range(len(part))] if len(part) <= 16 else []
     return done
-
-
-def open_link(tree: Path, one: Attachment) -> Link:
-    """The link of an attachment in a tree. Raises OSError when there is none."""
-    if one.kind == "clsact":
-        return FilterLink(one.ifindex, one.hook)  # type: ignore[arg-type]
-    return BpfLink.open(str(tree / "links" / one.key), one.hook)  # type: ignore[arg-type]
-
-
-def roll_back(store: Store, current: State, following: State) -> None:
-    """Undo a change that was not committed: each port runs again what the current tree says, new links go."""
-    for key, one in current.attachments.items():
-        with contextlib.suppress(OSError):
-            program = Program.open(str(store.current / "programs" / key))
-            with program, contextlib.closing(open_link(store.current, one)) as link:
-                if link.ifindex and link.program_id != program.id:
-                    link.update(program)
-    for key, one in following.attachments.items():
-        if key not in current.attachments:
-            _remove_filter(store.next, one)
-    _restore(following, current)
-    remove_tree(store.next)
-
-
-def finish(store: Store, current: State, before: State) -> None:
-    """Clean up after a commit: what only the earlier tree had goes."""
-    for key, one in before.attachments.items():
-        if key not in current.attachments:
-            _remove_filter(store.next, one)
-    _restore(before, current)
-    remove_tree(store.next)
-    if not current.instances:
-        remove_tree(store.current)
-
-
-def _remove_filter(tree: Path, one: Attachment) -> None:
-    """Take a clsact filter off if it is ours (a bpf_link goes with its pin)."""
-    if one.hook.startswith("xdp"):
-        return
-    with contextlib.suppress(OSError):
-        program = Program.open(str(tree / "programs" / one.key))
-        with program:
-            link = FilterLink(one.ifindex, one.hook)  # type: ignore[arg-type]
-            if link.program_id == program.id:
-                link.detach()
-
-
-def _restore(was: State, remains: State) -> None:
-    """Put settings back that only WAS had changed."""
-    for ifindex, before in was.settings.items():
-        if ifindex not in remains.settings and "promisc" in before:
-            set_promisc(ifindex, on=bool(before["promisc"]))
-
-
-def recover(store: Store) -> State:
-    """The state of a store, after ending a change that was interrupted. Within the lock. Raises PinError."""
-    current = State.from_document(store.read())
-    if store.unfinished():
-        other = _state_of_next(store)
-        if other.generation > current.generation or not store.current.exists():
-            roll_back(store, current, other)
-        else:
-            finish(store, current, other)
-    return current
-
-
-def _state_of_next(store: Store) -> State:
-    found = store.read(store.next)
-    # Killed before the document was written, or while the tree was being removed: nothing was switched, or all is done.
-    return State.from_document(found) if found else State(generation=-1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -18,15 +19,19 @@ def is_promisc(ifindex: int) -> bool:
 
 
 def set_promisc(ifindex: int, *, on: bool) -> None:
-    """Switch promiscuous mode, so that a NIC takes frames for other addresses. Nothing for a device that is gone."""
+    """Switch promiscuous mode, so that a NIC takes frames for other addresses. Nothing for a device that is gone.
+
+    Raises OSError.
+    """
     try:
-        name = socket.if_indextoname(ifindex)
-    except OSError:
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        flags = _flags(sock, name)
-        flags = flags | _IFF_PROMISC if on else flags & ~_IFF_PROMISC
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            name = socket.if_indextoname(ifindex)
+            flags = _flags(sock, name)
+            flags = flags | _IFF_PROMISC if on else flags & ~_IFF_PROMISC
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.ENXIO):
+            raise
 
 
 def _flags(sock: socket.socket, name: str) -> int:

@@ -18,6 +18,9 @@ ASKED = ("auto", "xdp", "xdp-generic", "tc")
 # Largest MTU that a veth takes with an XDP program that cannot see frames of several buffers: a page less headroom,
 # skb_shared_info and Ethernet header (veth_xdp_set, drivers/net/veth.c).
 SINGLE_BUFFER_MTU = 3498
+_CHECKSUMS = "sends with checksums to be filled in, which XDP_REDIRECT loses (TCP would break)"
+# Generic XDP keeps the checksum state, but frames are segmented only after their checksums are left to the device.
+_SEGMENTS = "sends frames longer than the MTU to be cut up later, which XDP_REDIRECT drops (TCP would break)"
 _NEEDED = XdpFeature.BASIC | XdpFeature.REDIRECT | XdpFeature.NDO_XMIT
 
 
@@ -87,15 +90,14 @@ def obstacles(device: Device, hook: str) -> list[Obstacle]:
     link = device.link
     if hook == "xdp" and device.xdp is not None and not device.xdp & XdpFeature.BASIC:
         return [Obstacle(link.name, f"its driver {device.driver or link.kind} has no native XDP")]
-    if link.kind == "veth":
-        return _veth_obstacles(device, hook)
-    if device.features.rx_vlan:
-        return [
-            Obstacle(
-                link.name, "it takes VLAN tags out of frames before XDP sees them", f"ethtool -K {link.name} rxvlan off"
-            )
-        ]
-    return []
+    found = _veth_obstacles(device, hook) if link.kind == "veth" else []
+    if link.kind != "veth" and device.features.rx_vlan:
+        what = "it takes VLAN tags out of frames before XDP sees them"
+        found.append(Obstacle(link.name, what, f"ethtool -K {link.name} rxvlan off"))
+    if hook == "xdp-generic" and device.features.gro:
+        what = "it merges frames before generic XDP sees them, and XDP_REDIRECT drops what exceeds the MTU"
+        found.append(Obstacle(link.name, what, f"ethtool -K {link.name} gro off"))
+    return found
 
 
 def _veth_obstacles(device: Device, hook: str) -> list[Obstacle]:
@@ -110,8 +112,8 @@ def _veth_obstacles(device: Device, hook: str) -> list[Obstacle]:
     where = f"its other end {peer.link.name}" + (f" in {peer.namespace}" if peer.namespace else "")
     command = f"{inside}ethtool -K {peer.link.name} "
     found = []
-    if hook == "xdp" and (peer.features.tx_checksum or peer.features.tx_sctp_checksum):
-        found.append(("sends with checksums to be filled in, which XDP_REDIRECT loses (TCP would break)", "tx off"))
+    if peer.features.tx_checksum or peer.features.tx_sctp_checksum:
+        found.append((_CHECKSUMS if hook == "xdp" else _SEGMENTS, "tx off"))
     if peer.features.tx_vlan:
         found.append(("sends VLAN tags outside the frame, where XDP does not see them", "txvlan off"))
     if hook == "xdp" and not peer.polls:

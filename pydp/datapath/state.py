@@ -69,7 +69,7 @@ class Attachment:
 @dataclass(frozen=True, slots=True)
 class State:
     """All of a network namespace. ``settings``: what was changed on devices and what it was before, {ifindex:
-    {"promisc": 0}}.
+    {"promisc": 0, "clsact": 0}}.
     """
 
     generation: int = 0
@@ -91,12 +91,18 @@ class State:
                 f"what is pinned is of another version of pydp: document {found.get('version')}, not {VERSION}",
                 hint="detach with the version that attached",
             )
-        return cls(
-            generation=found["generation"],
-            instances={name: _instance(one) for name, one in found["instances"].items()},
-            attachments={key: Attachment(**one) for key, one in found["attachments"].items()},
-            settings={int(ifindex): one for ifindex, one in found["settings"].items()},
-        )
+        try:
+            return cls(
+                generation=found["generation"],
+                instances={name: _instance(one) for name, one in found["instances"].items()},
+                attachments={key: Attachment(**one) for key, one in found["attachments"].items()},
+                settings={int(ifindex): one for ifindex, one in found["settings"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PinError(
+                f"the document of what is attached is damaged ({type(error).__name__}: {error})",
+                hint="remove the folder of this namespace in /sys/fs/bpf/pydp by hand: its programs detach",
+            ) from error
 
     def stages_of(self, ifindex: int, hook: str) -> dict[str, Instance]:
         """The instances that have a program on this hook of this port."""

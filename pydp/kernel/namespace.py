@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pydp.kernel.netlink import NETLINK_ROUTE, ask, attribute, attributes
 
 _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
 _RTM_GETNSID = 90
 _NETNSA_NSID, _NETNSA_FD = 1, 3
 _RTGENMSG = bytes(4)
@@ -49,6 +51,28 @@ def find_namespaces() -> dict[int, Namespace]:
         if nsid >= 0:
             found.setdefault(nsid, Namespace(name, path))
     return found
+
+
+def namespace_cookie() -> str:
+    """A name for the network namespace that is never used again while the machine runs (unlike its inode number)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return str(struct.unpack("=Q", raw)[0])
+
+
+def namespace_cookies() -> frozenset[str]:
+    """The cookies of all namespaces that a mount or a process shows, the current one among them."""
+    found = {namespace_cookie()}
+    seen: set[int] = set()
+    for _, path in _candidates():
+        try:
+            inode = Path(path).stat().st_ino
+            if inode not in seen:
+                seen.add(inode)
+                found.add(inside(path, namespace_cookie))
+        except OSError:  # gone meanwhile, or not for our eyes
+            continue
+    return frozenset(found)
 
 
 def inside(path: str, work: Callable[[], _T]) -> _T:

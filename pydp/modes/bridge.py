@@ -145,14 +145,21 @@ class BridgeMode:
 
     def requests(self, options: BridgeOptions, context: Context) -> Sequence[tuple[Any, ...]]:
         """Forget what an earlier attach wrote, then enter this host's addresses and what the kernel bridge knows."""
+        vids = self._vids(options, context)
         wanted: dict[int, tuple[Any, ...]] = {}
         for ifindex, slot in context.slots.items():
-            if mac := context.view.links[ifindex].mac:
-                wanted[fdb_key(mac, 0)] = _add(fdb_key(mac, 0), slot | LOCAL | STATIC | OWNED, 0)
+            for key in _own_keys(context.view.links[ifindex].mac, vids[ifindex]):
+                wanted[key] = _add(key, slot | LOCAL | STATIC | OWNED, 0)
         for entry in context.fdb:
             if request := _kernel_entry(entry, context.slots):
                 wanted[request[0]] = request
         return [_flush(OWNED, OWNED), *wanted.values()]
+
+    def _vids(self, options: BridgeOptions, context: Context) -> Mapping[int, Sequence[int]]:
+        """VLANs, by port, in which a port's own address is known beside 0 (a kernel bridge's FDB tells them itself)."""
+        if context.target.adopted or not options.vlan_filtering:
+            return dict.fromkeys(context.slots, ())
+        return {port.ifindex: [vlan.vid for vlan in port.vlans] for port in _standalone(options, context)}
 
 
 def ageing_of(options: BridgeOptions, bridge: Bridge | None) -> float:
@@ -170,6 +177,11 @@ def ticks(seconds: float) -> int:
 def fdb_key(mac: bytes, vid: int) -> int:
     """The key of struct fdb_bucket: the address, first byte lowest, then the VLAN id."""
     return int.from_bytes(mac, "little") | vid << 48
+
+
+def _own_keys(mac: bytes, vids: Iterable[int]) -> list[int]:
+    """Keys of a device's own address; a device may have none."""
+    return [fdb_key(mac, vid) for vid in (0, *vids)] if mac else []
 
 
 def _buckets(size: int) -> int:

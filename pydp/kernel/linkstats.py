@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's own counters of network devices, read as fast as netlink gives them: no rights needed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pydp.kernel.netlink import NETLINK_ROUTE, attribute, attributes, dump, text
+
+_RTM_GETLINK, _RTM_GETSTATS = 18, 94
+_IFINFOMSG = struct.Struct("=BxHiII")
+_IF_STATS_MSG = struct.Struct("=BxHII")
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_EXT_MASK = 3, 18, 1, 29
+_SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
+_IFLA_STATS_LINK_64 = 1
+_FILTER_LINK_64 = 1 << (_IFLA_STATS_LINK_64 - 1)
+_LINK_STATS64 = struct.Struct("=8Q")  # the first members of struct rtnl_link_stats64
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStats:
+    """Counters of a device since it was made, as its driver counts: frames, bytes, and frames dropped."""
+
+    rx_packets: int
+    tx_packets: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_dropped: int
+    tx_dropped: int
+
+
+def read_link_stats() -> dict[int, LinkStats]:
+    """Counters of all devices of the current namespace by ifindex. Raises OSError.
+
+    RTM_GETSTATS carries nothing but counters: a tenth of the bytes of a dump of links.
+    """
+    body = _IF_STATS_MSG.pack(0, 0, 0, _FILTER_LINK_64)
+    return dict(_decoded(dump(NETLINK_ROUTE, _RTM_GETSTATS, body)))
+
+
+def _decoded(messages: list[tuple[bytes, int, int]]) -> Iterator[tuple[int, LinkStats]]:
+    for datagram, start, end in messages:
+        _, _, ifindex, _ = _IF_STATS_MSG.unpack_from(datagram, start)
+        found = attributes(datagram, start + _IF_STATS_MSG.size, end).get(_IFLA_STATS_LINK_64)
+        if found:
+            rx, tx, rx_bytes, tx_bytes, _, _, rx_dropped, tx_dropped = _LINK_STATS64.unpack_from(found)
+            yield ifindex, LinkStats(rx, tx, rx_bytes, tx_bytes, rx_dropped, tx_dropped)
+
+
+def read_bridge_names() -> Mapping[int, str]:
+    """Names of the kernel's bridges in the current namespace by ifindex. Raises OSError."""
+    kind = attribute(_IFLA_INFO_KIND, b"bridge\0")
+    body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, kind)
+    body += attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS))
+    found = {}
+    for datagram, start, end in dump(NETLINK_ROUTE, _RTM_GETLINK, body):
+        _, _, ifindex, _, _ = _IFINFOMSG.unpack_from(datagram, start)
+        found[ifindex] = text(attributes(datagram, start + _IFINFOMSG.size, end)[_IFLA_IFNAME])
+    return found
