@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pydp attach`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from pydp.cli.output import plural, printable, show_json
+from pydp.config import HOOKS, AttachConfig, all_options, merge, read_config
+from pydp.modes import MODES
+from pydp.options import Option, options_of
+
+if TYPE_CHECKING:
+    from pydp.datapath import Datapath, Instance
+
+_SHOWN = 8  # ports named in the line about an attach
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("interfaces", nargs="*", metavar="IFACE", help="port, or the kernel bridge to adopt")
+    parser.add_argument("--mode", metavar="MODE", help=f"what to attach: {', '.join(MODES)}")
+    parser.add_argument(
+        "--name", metavar="NAME", help="name of the instance (default: of the bridge adopted, or the mode)"
+    )
+    parser.add_argument(
+        "--hook", choices=HOOKS, help="where to take frames (default: auto, which says what it chose and why)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML with mode, name, hook, interfaces, counters and, in a "
+                        "table named after the mode, its options; flags override it")  # fmt: skip
+    parser.add_argument("--no-counters", dest="counters", action="store_false", default=None, help="count nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be attached")
+    parser.add_argument("-v", "--verbose", action="store_true", help="on error, the compiler's or verifier's whole log")
+    parser.add_argument("-j", "--json", action="store_true", help="show the result as JSON")
+    taken = set[str]()
+    for mode in MODES.values():
+        group = parser.add_argument_group(f"options of mode {mode.name}")
+        defaults = mode.Options()
+        for one in options_of(mode.Options):
+            if one.key not in taken:
+                _add(group, one, getattr(defaults, one.key))
+            taken.add(one.key)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = settings(args)
+    from pydp.datapath import Datapath, Request
+
+    request = Request(config.mode, config.interfaces, config.name, config.hook, config.options, config.counters)
+    datapath = Datapath()
+    if args.dry_run:
+        instance, before = datapath.plan(request)
+        _refuse_foreign(datapath, instance)
+        action = "would be attached" if before is None else "would be replaced"
+    else:
+        instance = datapath.attach(request)
+        action = "attached" if instance.revision == 0 else "replaced"
+    _show(instance, action, as_json=args.json, dry_run=args.dry_run)
+    return 0
+
+
+def settings(args: argparse.Namespace) -> AttachConfig:
+    """Flags over the file. Raises UsageError."""
+    flags = {key: getattr(args, key) for key in ("mode", "name", "hook", "counters")}
+    options = {key: getattr(args, _dest(key)) for key in all_options()}
+    config = read_config(args.config) if args.config else None
+    return merge({**flags, "interfaces": tuple(args.interfaces)}, options, config)
+
+
+def _dest(key: str) -> str:
+    return f"option_{key}"
+
+
+def _add(group: Any, one: Option, default: Any) -> None:
+    text = one.help if default in (None, False, ()) else f"{one.help} (default: {default})"
+    about: dict[str, Any] = {"dest": _dest(one.key), "help": text.replace("%", "%%"), "default": None}
+    if one.kind == "flag":
+        group.add_argument(one.flag, action=argparse.BooleanOptionalAction, **about)
+        return
+    if one.kind in ("names", "texts"):
+        about |= {"action": "append", "help": f"{about['help']}; may be repeated"}
+    metavar = one.metavar or "|".join(one.choices) or one.kind.upper()
+    group.add_argument(one.flag, metavar=metavar, **about)
+
+
+def _refuse_foreign(datapath: Datapath, instance: Instance) -> None:
+    """What attaching would refuse on ports that have nothing of ours yet. Raises ForeignProgram, DeviceGone."""
+    from ebpf.attach import refuse_foreign
+
+    ours = datapath.read().attachments
+    for ifindex, name in instance.names.items():
+        for hook in instance.hooks:
+            if f"{ifindex}-{hook}" not in ours:
+                refuse_foreign(ifindex, hook, name)  # type: ignore[arg-type]
+
+
+def _show(instance: Instance, action: str, *, as_json: bool, dry_run: bool) -> None:
+    from pydp.cli.session import document
+
+    if as_json:
+        show_json({"action": action, "dry_run": dry_run, "instance": document(instance)})
+        return
+    names = list(instance.names.values())
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    ports = f"{plural(len(names), 'port')} ({' '.join(names[:_SHOWN])}{more})"
+    print(printable(f"{instance.name}: {action}, mode {instance.mode}, {ports}"))
+    print(printable(f"  hook {instance.hook}: {instance.why}"))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pydp stats`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydp.cli.output import VERSION, paint, printable, show_json, si, table
+
+if TYPE_CHECKING:
+    from pydp.datapath import Instance, Reader
+
+Key = tuple[str, int, str, str, str]  # instance, ifindex, hook, kind, reason
+Counts = Mapping[Key, tuple[int, int]]  # packets, bytes
+_COLOURS = {"drop": "red", "punt": "yellow"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="one instance (default: all)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("-j", "--json", action="store_true", help=f"show JSON (version {VERSION})")
+    how.add_argument(
+        "--watch", nargs="?", type=_seconds, const=1.0, metavar="SECONDS",
+        help="show rates, again and again (default: every second)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.watch is not None:
+        return _watch(args.name, args.watch)
+    found = _read(args.name)
+    if args.json:
+        show_json({"instances": found})
+    else:
+        print("\n\n".join(_text(one) for one in found))
+    return 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 86400")
+    return seconds
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    """Documents of the instances asked for. Raises NothingAttached, EbpfError."""
+    from pydp.cli.session import chosen, reading
+
+    with reading() as reader:
+        return [_document(reader, one) for one in chosen(reader, name)]
+
+
+def _document(reader: Reader, instance: Instance) -> dict[str, Any]:
+    """The verdicts of an instance, and what mode count counted by kind, for JSON."""
+    members = ("device", "ifindex", "hook", "kind", "reason", "what", "packets", "bytes")
+    own = [one for one in reader.verdicts() if one.instance == instance.name]
+    found = {
+        "name": instance.name,
+        "mode": instance.mode,
+        "hook": instance.hook,
+        "counters": instance.counters,
+        "verdicts": [{member: getattr(one, member) for member in members} for one in own],
+    }
+    if "count_kinds" in instance.maps:
+        found["kinds"] = _kinds(reader, instance)
+    return found
+
+
+def _kinds(reader: Reader, instance: Instance) -> list[dict[str, Any]]:
+    """Packets that mode count saw, by port and kind (bpf_src/count.c)."""
+    from pydp.datapath.specs import abi_of
+    from pydp.modes.count import KINDS
+
+    kinds = abi_of(instance).enum("count_kind")
+    names = {
+        number: (name.removeprefix("COUNT_").lower(), kinds.comments[name]) for name, number in kinds.members.items()
+    }
+    ports = {slot: (ifindex, instance.names[ifindex]) for ifindex, slot in instance.slots.items()}
+    found = []
+    for index, (packets, size) in sorted(reader.map(instance, "count_kinds").sums().items()):
+        slot, number = divmod(index, KINDS)
+        if slot in ports:
+            ifindex, device = ports[slot]
+            kind, what = names[number]
+            found.append({"device": device, "ifindex": ifindex, "kind": kind, "what": what,
+                          "packets": packets, "bytes": size})  # fmt: skip
+    return found
+
+
+def _text(one: dict[str, Any], before: Counts | None = None, seconds: float = 1.0) -> str:
+    """An instance's tables; with BEFORE, which is SECONDS ago, rates in place of the meanings."""
+    verdicts = [
+        (row["device"], row["hook"], _kind(row["kind"]), row["reason"], *_numbers(one, row, before, seconds))
+        for row in one["verdicts"]
+    ]
+    kinds = [(row["device"], row["kind"], *_numbers(one, row, before, seconds)) for row in one.get("kinds", ())]
+    numbers = ("PACKETS", "BYTES", "MEANING") if before is None else ("PACKETS/S", "BITS/S", "PACKETS", "BYTES")
+    right = [name for name in numbers if name != "MEANING"]
+    parts = (
+        _title(one, empty=not (verdicts or kinds)),
+        table(("PORT", "HOOK", "VERDICT", "REASON", *numbers), verdicts, right=right),
+        table(("PORT", "KIND", *numbers), kinds, right=right),
+    )
+    return "\n".join(filter(None, parts))
+
+
+def _title(one: dict[str, Any], *, empty: bool) -> str:
+    remark = (", no packet yet" if one["counters"] else ", attached with --no-counters") if empty else ""
+    return f"{paint(printable(one['name']), 'bold')}: mode {one['mode']}, hook {one['hook']}{remark}"
+
+
+def _kind(kind: str) -> str:
+    return paint(kind, _COLOURS[kind]) if kind in _COLOURS else kind
+
+
+def _numbers(one: dict[str, Any], row: dict[str, Any], before: Counts | None, seconds: float) -> tuple[object, ...]:
+    packets, size = row["packets"], row["bytes"]
+    if before is None:
+        return packets, size, row["what"]
+    earlier = before.get(_key(one, row), (0, 0))
+    # Counters begin anew when an instance is detached and attached again in between.
+    rates = [max(now - then, 0) / seconds for now, then in zip((packets, size), earlier, strict=True)]
+    return si(rates[0]), si(rates[1] * 8, "b"), packets, size
+
+
+def _watch(name: str, seconds: float) -> int:
+    """Until interrupted. On a terminal each picture replaces the one before."""
+    terminal = sys.stdout.isatty()
+    before, began = _counts(_read(name)), time.monotonic()
+    while True:
+        time.sleep(seconds)
+        found, now = _read(name), time.monotonic()
+        text = "\n\n".join(_text(one, before, now - began) for one in found)
+        before, began = _counts(found), now
+        if terminal:
+            lines = text.splitlines()[: shutil.get_terminal_size().lines - 1]
+            text = "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
+        print(text, end="" if terminal else "\n\n", flush=True)
+
+
+def _counts(found: list[dict[str, Any]]) -> Counts:
+    rows = ((one, row) for one in found for row in (*one["verdicts"], *one.get("kinds", ())))
+    return {_key(one, row): (row["packets"], row["bytes"]) for one, row in rows}
+
+
+def _key(one: dict[str, Any], row: dict[str, Any]) -> Key:
+    return (one["name"], row["ifindex"], row.get("hook", ""), row["kind"], row.get("reason", ""))
