@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was read to samples. Pure functions: no global registry, no descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydp.datapath.reader import Fill, ProgramRun, Verdict, decider
+from pydp.datapath.state import Instance, State
+from pydp.fdb import Census
+from pydp.kernel.linkstats import LinkStats
+from pydp.modes import MODES
+
+Sample = tuple[str, tuple[str, ...], float]
+"""(metric, values of its labels in the order of its family, value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The kernel's side: counters of all devices, and which of them are bridges, by ifindex."""
+
+    stats: Mapping[int, LinkStats]
+    bridges: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class FdbTable:
+    """The FDB of an instance. ``max_entries``: addresses it was made for; ``places`` there are; ``events`` by name."""
+
+    instance: str
+    census: Census
+    max_entries: int
+    places: int
+    events: Mapping[str, int]
+
+
+class Sources(Protocol):
+    """What there is to read; each may raise what it likes."""
+
+    @property
+    def state(self) -> State: ...
+    def verdicts(self) -> Sequence[Verdict]: ...
+    def links(self) -> Links: ...
+    def programs(self) -> Sequence[ProgramRun]: ...
+    def fills(self) -> Sequence[Fill]: ...
+    def tables(self) -> Sequence[FdbTable]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """``read`` what it needs of the sources, then make ``samples`` of it."""
+
+    name: str
+    read: Callable[[Sources], Any]
+    samples: Callable[[State, Any], Iterable[Sample]]
+
+
+@dataclass(slots=True)
+class _Port:
+    """What became of the frames that came in by one port."""
+
+    carried: int = 0
+    carried_bytes: int = 0
+    dropped: int = 0
+    left: int = 0
+
+
+def owners(state: State) -> Iterator[tuple[int, Instance]]:
+    """Each port with the instance it counts for: one, though several may share it, so that sums over ports are
+    right.
+    """
+    sharing: dict[int, list[str]] = {}
+    for name, instance in state.instances.items():
+        for ifindex in instance.slots:
+            sharing.setdefault(ifindex, []).append(name)
+    for ifindex, names in sharing.items():
+        yield ifindex, state.instances[decider(state, names)]
+
+
+def datapath_samples(state: State, verdicts: Sequence[Verdict]) -> Iterator[Sample]:
+    """Verdicts, and the eBPF side of the paths."""
+    for one in verdicts:
+        labels = (one.instance, one.device, one.hook, one.kind, one.reason)
+        yield "pydp_verdicts_total", labels, one.packets
+        yield "pydp_verdict_bytes_total", labels, one.bytes
+    ports = _by_port(state, verdicts)
+    for ifindex, instance in owners(state):
+        labels = ("ebpf", instance.mode, instance.name, instance.names[ifindex], "receive")
+        port = ports.get((instance.name, ifindex), _Port())
+        yield "pydp_path_packets_total", labels, port.carried
+        yield "pydp_path_bytes_total", labels, port.carried_bytes
+        yield "pydp_path_drops_total", labels, port.dropped
+    yield from _ratios(state, ports)
+
+
+def _by_port(state: State, verdicts: Sequence[Verdict]) -> dict[tuple[str, int], _Port]:
+    found: dict[tuple[str, int], _Port] = {}
+    for one in verdicts:
+        port = found.setdefault((one.instance, one.ifindex), _Port())
+        if one.kind in ("forward", "flood"):
+            port.carried += one.packets
+            port.carried_bytes += one.bytes
+        elif one.kind == "drop":
+            port.dropped += one.packets
+        elif one.hook == state.instances[one.instance].hooks[-1]:
+            port.left += one.packets  # what an earlier hook left, this one saw and counted again
+    return found
+
+
+def _ratios(state: State, ports: Mapping[tuple[str, int], _Port]) -> Iterator[Sample]:
+    for name, instance in state.instances.items():
+        mine = [port for (owner, _), port in ports.items() if owner == name]
+        carried, left = sum(port.carried for port in mine), sum(port.left for port in mine)
+        if MODES[instance.mode].traits.claims and carried + left:
+            yield "pydp_fastpath_ratio", (name,), carried / (carried + left)
+
+
+def kernel_samples(state: State, links: Links) -> Iterator[Sample]:
+    """The kernel's side of the paths: the same ports under the same labels, and the bridges."""
+    ports = {ifindex: (one.mode, one.name, one.names[ifindex]) for ifindex, one in owners(state)}
+    adopted = {one.adopted: one.name for one in state.instances.values() if one.adopted}
+    bridges = {ifindex: ("bridge", adopted.get(ifindex, ""), name) for ifindex, name in links.bridges.items()}
+    seen = set()
+    for ifindex, labels in (ports | {one: bridges[one] for one in bridges.keys() - ports.keys()}).items():
+        stats = links.stats.get(ifindex)
+        # A port's label is the name it had: it may have been renamed since, and its bridge have taken that name. The
+        # same series twice would cost the whole page.
+        if stats is None or labels in seen:
+            continue
+        seen.add(labels)
+        for direction, packets, size, drops in (
+            ("receive", stats.rx_packets, stats.rx_bytes, stats.rx_dropped),
+            ("transmit", stats.tx_packets, stats.tx_bytes, stats.tx_dropped),
+        ):
+            values = ("kernel", *labels, direction)
+            yield "pydp_path_packets_total", values, packets
+            yield "pydp_path_bytes_total", values, size
+            yield "pydp_path_drops_total", values, drops
+
+
+class Programs:
+    """Samples of programs. Remembers what programs that were replaced had counted, so that the sums never fall."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, ...], ProgramRun] = {}
+        self._before: dict[tuple[str, ...], tuple[int, float]] = {}
+
+    def samples(self, state: State, programs: Sequence[ProgramRun]) -> Iterator[Sample]:
+        for one in programs:
+            labels = (one.instance, one.device, one.hook)
+            runs, seconds = self._since_start(labels, one)
+            yield "pydp_program_info", (*labels, one.name, str(one.id), one.tag), 1
+            yield "pydp_program_runs_total", labels, runs
+            yield "pydp_program_run_time_seconds_total", labels, seconds
+            for instance in state.attachments[f"{one.ifindex}-{one.hook}"].stages:
+                device = state.instances[instance].names[one.ifindex]
+                yield "pydp_attached", (instance, device, one.hook), one.running
+
+    def _since_start(self, labels: tuple[str, ...], one: ProgramRun) -> tuple[int, float]:
+        last = self._last.get(labels, one)
+        runs, seconds = self._before.get(labels, (0, 0.0))
+        if last.id != one.id:
+            runs, seconds = self._before[labels] = runs + last.runs, seconds + last.seconds
+        self._last[labels] = one
+        return runs + one.runs, seconds + one.seconds
+
+
+def map_samples(_: State, fills: Sequence[Fill]) -> Iterator[Sample]:
+    for one in fills:
+        yield "pydp_map_entries", (one.instance, one.map), one.entries
+        yield "pydp_map_max_entries", (one.instance, one.map), one.max_entries
+
+
+def fdb_samples(_: State, tables: Sequence[FdbTable]) -> Iterator[Sample]:
+    for one in tables:
+        kinds = {"learned": one.census.learned, "permanent": one.census.permanent, "local": one.census.local}
+        for kind, number in kinds.items():
+            yield "pydp_fdb_entries", (one.instance, kind), number
+        yield "pydp_fdb_max_entries", (one.instance,), one.max_entries
+        for event, number in one.events.items():
+            yield f"pydp_fdb_{event}_total", (one.instance,), number
+        yield "pydp_map_entries", (one.instance, "fdb"), sum(kinds.values())
+        yield "pydp_map_max_entries", (one.instance, "fdb"), one.places
+
+
+def collectors() -> tuple[Collector, ...]:
+    """One of each, in the order they read: the two sides of the paths right after one another."""
+    return (
+        Collector("datapath", lambda sources: sources.verdicts(), datapath_samples),
+        Collector("kernel", lambda sources: sources.links(), kernel_samples),
+        Collector("programs", lambda sources: sources.programs(), Programs().samples),
+        Collector("maps", lambda sources: sources.fills(), map_samples),
+        Collector("fdb", lambda sources: sources.tables(), fdb_samples),
+    )

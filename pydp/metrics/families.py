@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric that pydp exports: its name, its meaning, its labels.
+
+Labels, all bounded by what is configured (no addresses, no flows):
+
+path        "ebpf" or "kernel": who counted
+mode        of the instance ("bridge", ...)
+instance    its name; "" for a kernel bridge that no instance adopted
+device      a port's name when it was attached, or a kernel bridge's
+direction   "receive" or "transmit", as the device sees it
+hook        "tc", "xdp", "xdp-generic"
+verdict     "forward", "flood", "punt", "drop", "pass"; reason is the rest of the verdict's name in abi.h, in lower case
+map         name of a map in the C text
+kind        of addresses: "learned", "permanent", "local"
+collector   "datapath", "kernel", "programs", "maps", "fdb"
+
+A port counts for one instance in the pydp_path_* metrics, the one that decides about its frames, and has the same
+labels on both sides but for path. Counters go on when an instance is replaced; a detach ends them.
+
+There is no pydp_map_operations_total: the kernel does not count what programs do to a map, and counting it in them
+would cost every packet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. ``kind``: "counter" (the name ends in _total) or "gauge"; ``help`` one line."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_PATH = ("path", "mode", "instance", "device", "direction")
+_PORT = ("instance", "device", "hook")
+_VERDICT = (*_PORT, "verdict", "reason")
+_MAP = ("instance", "map")
+_ALL = (
+    Family(
+        "pydp_path_packets_total", "counter",
+        'Frames by path. path="ebpf": those that eBPF forwarded or flooded, at the port they came in by; which port '
+        'they left by is not counted, so there is no direction transmit. path="kernel": link statistics, by netlink, '
+        'of ports and of all kernel bridges (mode "bridge"): what the device received and sent, by either path, but '
+        "for frames that eBPF handed straight to a veth's peer, which no transmit counts.",
+        _PATH,
+    ),
+    Family(
+        "pydp_path_bytes_total", "counter",
+        "Bytes of the frames of pydp_path_packets_total, from the Ethernet header on; on a tc hook and on veth a GSO "
+        "frame counts once.",
+        _PATH,
+    ),
+    Family(
+        "pydp_path_drops_total", "counter",
+        'Frames dropped. path="ebpf": by verdict. path="kernel": rx_dropped and tx_dropped of the link statistics.',
+        _PATH,
+    ),
+    Family(
+        "pydp_verdicts_total", "counter",
+        "Packets by what eBPF decided about them. Verdicts that never occurred are left out. A packet that an XDP "
+        'program leaves to the tc program of its port (punt, reason "flood", among others) is counted by both.',
+        _VERDICT,
+    ),
+    Family("pydp_verdict_bytes_total", "counter", "Bytes of the packets of pydp_verdicts_total.", _VERDICT),
+    Family(
+        "pydp_fastpath_ratio", "gauge",
+        "Share of the packets not dropped that eBPF carried to their end, since the counters began; the rest was left "
+        "to the kernel. Absent until a packet came.",
+        ("instance",),
+    ),
+    Family(
+        "pydp_map_entries", "gauge",
+        "Entries of maps that can fill up; of the FDB, a table inside an array, the live addresses.",
+        _MAP,
+    ),
+    Family("pydp_map_max_entries", "gauge", "Entries that these maps have room for.", _MAP),
+    Family(
+        "pydp_program_info", "gauge",
+        "A loaded program, always 1. Of several instances on a port the one that decides is named.",
+        (*_PORT, "name", "id", "tag"),
+    ),
+    Family(
+        "pydp_program_runs_total", "counter",
+        "Runs of the hook's programs, counted by the kernel while the sysctl kernel.bpf_stats_enabled is set. Replaced "
+        "programs count on, as far as this exporter saw them.",
+        _PORT,
+    ),
+    Family(
+        "pydp_program_run_time_seconds_total", "counter",
+        "Time that the runs of pydp_program_runs_total took.",
+        _PORT,
+    ),
+    Family("pydp_attached", "gauge", "1 while the program runs on the port, 0 when port or link are gone.", _PORT),
+    Family("pydp_fdb_entries", "gauge", "Live addresses in the FDB, by kind.", ("instance", "kind")),
+    Family("pydp_fdb_max_entries", "gauge", "Addresses that the FDB was made for (--fdb-size).", ("instance",)),
+    Family("pydp_fdb_learned_total", "counter", "Addresses learned.", ("instance",)),
+    Family("pydp_fdb_moved_total", "counter", "Addresses that moved to another port.", ("instance",)),
+    Family("pydp_fdb_aged_total", "counter", "Entries found too old and replaced or learned again.", ("instance",)),
+    Family(
+        "pydp_fdb_evicted_total", "counter",
+        "Live entries that had to go for a new address: the FDB is too small.",
+        ("instance",),
+    ),
+    Family(
+        "pydp_fdb_full_total", "counter",
+        "Times an address was not learned for lack of a place: all it could have were permanent, or just being "
+        "written.",
+        ("instance",),
+    ),
+    Family("pydp_build_info", "gauge", "Versions of pydp and of the running kernel, always 1.", ("version", "kernel")),
+    Family("pydp_collector_success", "gauge", "1 if the collector got what it reads.", ("collector",)),
+    Family("pydp_collector_duration_seconds", "gauge", "Time the collector took to read.", ("collector",)),
+)  # fmt: skip
+
+FAMILIES = {family.name: family for family in _ALL}

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptors for a process without rights.
+
+The one that may open pins answers on a socket: asked "I have the set STAMP", it says "that is still it", or sends the
+present one: a JSON document in a memfd, with the state and the names, then the descriptors in the order of the names
+(SCM_RIGHTS). Nothing else can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from ebpf.errors import EbpfError
+from pydp.datapath.api import Datapath
+from pydp.datapath.reader import Reader, stamp_of
+from pydp.datapath.state import State
+from pydp.errors import PydpError
+
+_ASK = struct.Struct("=q")  # stamp of the set that the asker has
+_ANSWER = struct.Struct("=qI")  # stamp, number of descriptors that follow; none: nothing has changed
+_CHUNK = 200  # descriptors in one message; SCM_MAX_FD is 253
+_NO_STAMP = -1
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends, which keep messages apart."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Supplier:
+    """The end with rights. Holds no descriptor between two questions."""
+
+    def __init__(self, channel: socket.socket, datapath: Datapath) -> None:
+        self._channel = channel
+        self._datapath = datapath
+
+    def run(self) -> None:
+        """Answer until the other end is closed."""
+        try:
+            while asked := self._channel.recv(_ASK.size):
+                self._answer(*_ASK.unpack(asked))
+        except ConnectionError:
+            return
+
+    def _answer(self, known: int) -> None:
+        try:
+            if stamp_of(self._datapath.store) == known:
+                self._channel.send(_ANSWER.pack(known, 0))
+                return
+            reader = Reader.open(self._datapath)
+        except ConnectionError:
+            raise
+        except (EbpfError, OSError) as error:
+            self._send(_NO_STAMP, {"error": str(error)}, [])
+            return
+        with reader:
+            document = {"state": reader.state.document(), "names": list(reader.descriptors)}
+            self._send(reader.stamp, document, list(reader.descriptors.values()))
+
+    def _send(self, stamp: int, document: dict[str, Any], descriptors: Sequence[int]) -> None:
+        text = os.memfd_create("pydp-state", os.MFD_CLOEXEC)
+        try:
+            with os.fdopen(text, "wb", closefd=False) as file:
+                file.write(json.dumps(document).encode())
+            together = [text, *descriptors]
+            self._channel.send(_ANSWER.pack(stamp, len(together)))
+            for at in range(0, len(together), _CHUNK):
+                socket.send_fds(self._channel, [b"+"], together[at : at + _CHUNK])
+        finally:
+            os.close(text)
+
+
+class Supplied:
+    """The end without rights: called, it gives the Reader of the moment, which stays its own."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._reader = Reader(State(), {})
+
+    def __call__(self) -> Reader:
+        """Raises PydpError when the other end could not open what is pinned, OSError when it is gone."""
+        self._channel.send(_ASK.pack(self._reader.stamp))
+        answer = self._channel.recv(_ANSWER.size)
+        if not answer:
+            raise ConnectionResetError("the process that opens descriptors has ended")
+        stamp, number = _ANSWER.unpack(answer)
+        if number:
+            self._reader.close()
+            self._reader = Reader(State(), {}, _NO_STAMP)
+            self._reader = self._receive(stamp, number)
+        return self._reader
+
+    def _receive(self, stamp: int, number: int) -> Reader:
+        received: list[int] = []
+        for at in range(0, number, _CHUNK):
+            _, some, _, _ = socket.recv_fds(self._channel, 1, min(_CHUNK, number - at), socket.MSG_CMSG_CLOEXEC)
+            received += some
+        try:
+            if len(received) != number:
+                raise PydpError(f"{number} descriptors were sent, {len(received)} arrived", hint="ulimit -n")
+            document = _read_all(received[0])
+            if "error" in document:
+                raise PydpError(document["error"])
+            state = State.from_document(document["state"])
+            named = dict(zip(document["names"], received[1:], strict=True))
+        except BaseException:
+            for descriptor in received:
+                os.close(descriptor)
+            raise
+        os.close(received[0])
+        return Reader(state, named, stamp)
+
+
+def _read_all(descriptor: int) -> dict[str, Any]:
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        found: dict[str, Any] = json.load(file)
+    return found

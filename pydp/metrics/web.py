@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP: /metrics, on a socket that somebody else bound."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from pydp.metrics.page import Page
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_AT_ONCE = 16  # connections served; more are closed at once
+_PATIENCE = 10.0  # seconds in which a client must say what it wants
+_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+def application(page: Page) -> Application:
+    """The WSGI application: /metrics in the format the client asks for, and a hint at /."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(page)
+    # gzip would take longer than the whole page does; it goes over loopback.
+    metrics = make_wsgi_app(registry, disable_compression=True)
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            found: Iterable[bytes] = metrics(environ, start_response)
+            return found
+        start_response("200 OK" if path == "/" else "404 Not Found", _TEXT)
+        return [b"pydp exporter: see /metrics\n"]
+
+    return answer
+
+
+def rehearse(answer: Application) -> None:
+    """Make the page in each format once, so that all modules are loaded while we may still read their files."""
+    for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "QUERY_STRING": "", "HTTP_ACCEPT": accept}
+        b"".join(answer(environ, lambda *_: None))
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _PATIENCE
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
+        """A line per scrape tells nobody anything."""
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """Serves ANSWER on LISTENER, which it owns."""
+
+    daemon_threads = True
+
+    def __init__(self, listener: socket.socket, answer: Application) -> None:
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_address = listener.getsockname()
+        # What server_bind() would look up in the DNS.
+        self.server_name, self.server_port = listener.getsockname()[:2]
+        self.setup_environ()
+        self.set_app(answer)
+        self._room = threading.BoundedSemaphore(_AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is no event."""

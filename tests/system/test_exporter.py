@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pydp exporter` beside a datapath that carries traffic: true numbers, no rights, no leaks, a clean end.
+
+It runs from a copy of the program in a folder that only root can enter, as it may be installed below /root: what gave
+up its rights must not need a file again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pydp.datapath import Datapath, Instance, Request
+from pydp.lab import Namespace, Segment, ping, poll
+from pydp.metrics.families import FAMILIES
+from pydp.modes import bridge
+
+pytestmark = pytest.mark.usefixtures("bpffs")
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT = 9818
+URL = f"http://127.0.0.1:{PORT}/metrics"
+XDP_OFFLOADS = {"tx": False, "txvlan": False, "gro": True}
+Values = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+class Lan:
+    """A namespace whose devices can be attached; all is detached at the end."""
+
+    def __init__(self, ns: Namespace) -> None:
+        self.ns = ns
+        self.datapath = ns.call(Datapath)
+
+    def attach(self, *ports: str, mode: str = "bridge", hook: str = "tc", **options: Any) -> Instance:
+        return self.ns.call(self.datapath.attach, Request(mode, ports, hook=hook, options=options))
+
+    def detach(self) -> None:
+        self.ns.call(self.datapath.detach)
+
+
+class Exporter:
+    """`pydp exporter` in a namespace. ``pid`` is the process that was started, ``child`` the one that serves."""
+
+    def __init__(self, ns: Namespace, folder: Path, *options: str) -> None:
+        self.ns = ns
+        command = [sys.executable, "-m", "pydp", "exporter", *options]
+        self.process = ns.popen(command, cwd=folder, stderr=subprocess.PIPE)
+        self.pid = self.process.pid
+        assert self.process.stderr is not None
+        self.said = self.process.stderr.readline()
+        assert URL in self.said, self.said + self.process.stderr.read()
+        (self.child,) = (int(one) for one in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+
+    def text(self, accept: str = "text/plain") -> str:
+        def fetch() -> str:
+            request = urllib.request.Request(URL, headers={"Accept": accept})
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                found: bytes = answer.read()
+            return found.decode()
+
+        return self.ns.call(fetch)
+
+    def values(self) -> Values:
+        found: Values = {}
+        for family in text_string_to_metric_families(self.text()):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+        assert set(found["pydp_collector_success"].values()) == {1}
+        return found
+
+    def descriptors(self) -> tuple[int, int]:
+        """How many both processes have open."""
+        own, childs = (len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in (self.pid, self.child))
+        return own, childs
+
+    def cpu_seconds(self) -> float:
+        """CPU time of what serves so far, in steps of 10 ms (proc(5))."""
+        fields = Path(f"/proc/{self.child}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """(exit status, what it said)."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=10)
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("private")
+    for package in ("ebpf", "pydp"):
+        shutil.copytree(ROOT / package, made / package, ignore=shutil.ignore_patterns("__pycache__"))
+    made.chmod(0o700)
+    return made
+
+
+@pytest.fixture
+def lan() -> Iterator[Callable[[Namespace], Lan]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(ns: Namespace) -> Lan:
+            made = Lan(ns)
+            stack.callback(_quietly, made.detach)
+            return made
+
+        yield make
+
+
+def _quietly(detach: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):  # a test may have detached already
+        detach()
+
+
+@pytest.fixture
+def exporter(folder: Path) -> Iterator[Callable[..., Exporter]]:
+    started: list[Exporter] = []
+
+    def start(ns: Namespace, *options: str) -> Exporter:
+        started.append(Exporter(ns, folder, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.end()
+
+
+def value(found: Values, name: str, **labels: str) -> float:
+    return found[name][tuple(sorted(labels.items()))]
+
+
+def side(
+    found: Values, path: str, device: str, direction: str = "receive", what: str = "packets", **more: str
+) -> float:
+    labels = {"mode": "bridge", "instance": "bridge", **more}
+    return value(found, f"pydp_path_{what}_total", path=path, device=device, direction=direction, **labels)
+
+
+def verdicts(found: Values, device: str) -> float:
+    return sum(v for labels, v in found["pydp_verdicts_total"].items() if dict(labels)["device"] == device)
+
+
+@pytest.mark.parametrize("hook", ["tc", "xdp"])
+def test_the_numbers_are_the_traffic(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter], hook: str
+) -> None:
+    net = segment(2, offloads=XDP_OFFLOADS if hook == "xdp" else None)
+    net.sw.run(["ip", "link", "add", "other", "type", "bridge"])
+    made = lan(net.sw)
+    made.attach(*net.ports, hook=hook)
+    serving = exporter(net.sw)
+    begin = serving.values()
+    a, b = net.containers
+    assert ping(a.ns, b.address4, count=50, interval=0.005).received == 50
+    found = serving.values()
+
+    # 50 requests and the question for the address there, 50 replies and the answer back.
+    for device in net.ports:
+        carried = side(found, "ebpf", device) - side(begin, "ebpf", device)
+        assert carried == 51
+        assert side(found, "kernel", device) - side(begin, "kernel", device) == carried
+        size = side(found, "ebpf", device, what="bytes") - side(begin, "ebpf", device, what="bytes")
+        assert size == 50 * 98 + 42
+    forwarded = {"instance": "bridge", "device": "p0", "hook": hook, "verdict": "forward", "reason": "port"}
+    assert value(found, "pydp_verdicts_total", **forwarded) == 50
+    assert value(found, "pydp_verdict_bytes_total", **forwarded) == 50 * 98
+    assert value(found, "pydp_fastpath_ratio", instance="bridge") == 1
+    assert value(found, "pydp_fdb_entries", instance="bridge", kind="learned") == 2
+    assert value(found, "pydp_fdb_entries", instance="bridge", kind="local") == 2
+    assert value(found, "pydp_fdb_learned_total", instance="bridge") == 2
+    assert value(found, "pydp_fdb_max_entries", instance="bridge") == 65536
+    assert value(found, "pydp_attached", instance="bridge", device="p1", hook=hook) == 1
+    assert side(found, "kernel", "other", instance="") == 0  # a bridge that pydp has nothing to do with
+
+
+def test_promtool_accepts_the_page(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    net = segment(2, kernel_bridge=True)
+    made = lan(net.sw)
+    made.attach("br0")
+    a, b = net.containers
+    ping(a.ns, b.address4, count=3, interval=0.01)
+    serving = exporter(net.sw)
+    page = serving.text()
+    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    shown = set()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            assert set(sample.labels) == set(FAMILIES[sample.name].labels)
+            shown.add(sample.name)
+    assert shown == set(FAMILIES)
+    assert side(serving.values(), "kernel", "br0", instance="br0") >= 0
+    assert serving.text("application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
+
+
+def test_what_serves_has_no_rights_and_listens_on_loopback_only(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    net = segment(1)
+    lan(net.sw).attach("p0")
+    serving = exporter(net.sw)
+    serving.values()
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{serving.child}/status").read_text().splitlines())
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65534"}
+    assert status["Groups"].strip() == ""
+    assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+
+    # The process with rights keeps no map and no program open, and does not listen.
+    opened = [str(one.readlink()) for one in Path(f"/proc/{serving.pid}/fd").iterdir()]
+    assert not [one for one in opened if "bpf" in one]
+    assert len([one for one in opened if one.startswith("socket:")]) == 1  # to its child
+    listening = net.sw.run(["ss", "-Hltn"]).stdout.split("\n")[:-1]
+    assert [line.split()[3] for line in listening] == [f"127.0.0.1:{PORT}"]
+
+
+def test_counters_stay_when_the_instance_is_replaced(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    net = segment(2)
+    made = lan(net.sw)
+    made.attach(*net.ports)
+    serving = exporter(net.sw)
+    a, b = net.containers
+    ping(a.ns, b.address4, count=20, interval=0.005)
+    pages = [serving.values()]
+    for options in ({"ageing": 100.0}, {"ageing": 50.0, "fdb_size": 1000}):
+        made.attach(*net.ports, **options)
+        pages.append(serving.values())
+    made.attach("p0", mode="count")
+    pages.append(serving.values())
+    ping(a.ns, b.address4, count=20, interval=0.005)
+    pages.append(serving.values())
+
+    assert value(pages[2], "pydp_fdb_max_entries", instance="bridge") == 1000
+    for before, after in pairwise(pages):
+        for name in (name for name, family in FAMILIES.items() if family.kind == "counter"):
+            for labels, counted in before.get(name, {}).items():
+                assert after[name][labels] >= counted, (name, labels)
+    assert side(pages[4], "ebpf", "p0") >= side(pages[0], "ebpf", "p0") + 20
+
+
+def test_an_attach_after_a_detach_is_seen_and_so_is_none(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    net = segment(2)
+    made = lan(net.sw)
+    serving = exporter(net.sw)
+    assert "pydp_attached" not in serving.values()
+    for count in (5, 10):  # the state's generation is the same both times
+        made.attach(*net.ports)
+        ping(net[0].ns, net[1].address4, count=count, interval=0.005)
+        assert verdicts(serving.values(), "p1") in (count, count + 1)  # the address may be known
+        made.detach()
+        assert "pydp_attached" not in serving.values()
+
+
+def test_a_port_that_vanished_costs_no_other_number(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    net = segment(2)
+    lan(net.sw).attach(*net.ports)
+    serving = exporter(net.sw)
+    net.sw.run(["ip", "link", "del", "p1"])
+    found = serving.values()
+    assert value(found, "pydp_attached", instance="bridge", device="p0", hook="tc") == 1
+    assert value(found, "pydp_attached", instance="bridge", device="p1", hook="tc") == 0
+    assert side(found, "kernel", "p0") >= 0
+    assert not [
+        labels for labels in found["pydp_path_packets_total"] if {("path", "kernel"), ("device", "p1")} <= {*labels}
+    ]
+
+
+def test_nothing_leaks_over_many_scrapes_and_attaches(
+    segment: Callable[..., Segment], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    net = segment(2)
+    made = lan(net.sw)
+    made.attach(*net.ports)
+    serving = exporter(net.sw)
+    serving.values()
+    before = serving.descriptors()
+    for number in range(200):
+        if number % 50 == 49:
+            made.attach(*net.ports, ageing=100.0 + number)
+        serving.text()
+    # The connection of the last scrape may still be closing.
+    poll("descriptors as before", lambda: serving.descriptors() == before)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_both(
+    namespace: Callable[..., Namespace], exporter: Callable[..., Exporter], number: signal.Signals, status: int
+) -> None:
+    serving = exporter(namespace())
+    assert serving.end(number) == (status, "")
+    assert not Path(f"/proc/{serving.child}").exists()
+
+
+def test_each_ends_when_the_other_is_killed(
+    namespace: Callable[..., Namespace], exporter: Callable[..., Exporter]
+) -> None:
+    ns = namespace()
+    serving = exporter(ns)
+    serving.process.kill()
+    serving.process.wait(10)
+    poll("the child gone", lambda: not Path(f"/proc/{serving.child}").exists())
+
+    serving = exporter(ns)  # the address is free again
+    os.kill(serving.child, signal.SIGKILL)
+    _, said = serving.process.communicate(timeout=10)
+    assert serving.process.returncode == 1
+    assert said == "pydp: the process that serves has ended: SIGKILL\n"
+
+    serving = exporter(ns)  # as systemd stops a service: everybody is asked, in no order
+    os.kill(serving.child, signal.SIGTERM)
+    _, said = serving.process.communicate(timeout=10)
+    assert (serving.process.returncode, said) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("listen", "status", "words"),
+    [
+        (f"127.0.0.1:{PORT}", 1, "taken by another process"),
+        ("nonsense", 2, "ADDR:PORT"),
+        ("192.0.2.1:1", 2, "no device"),
+    ],
+)
+def test_an_address_it_cannot_have(
+    namespace: Callable[..., Namespace],
+    exporter: Callable[..., Exporter],
+    folder: Path,
+    listen: str,
+    status: int,
+    words: str,
+) -> None:
+    ns = namespace()
+    exporter(ns)
+    done = ns.run([sys.executable, "-m", "pydp", "exporter", "--listen", listen], check=False, cwd=folder)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.timeout(600)  # the attach: the kernel verifies 256 programs
+def test_a_full_house_is_scraped_in_time(
+    namespace: Callable[..., Namespace], lan: Callable[..., Lan], exporter: Callable[..., Exporter]
+) -> None:
+    ports, addresses = 256, 100_000
+    ns = namespace()
+    pairs = (f"link add p{i} up type veth peer name q{i}\nlink set q{i} up\n" for i in range(ports))
+    ns.run(["ip", "-batch", "-"], stdin="".join(pairs))
+    made = lan(ns)
+    instance = made.attach(*(f"p{i}" for i in range(ports)), fdb_size=addresses)
+    first = int.from_bytes(b"\x02\xaa\0\0\0\0", "big")
+    macs = ((first + number).to_bytes(6, "big") for number in range(addresses))
+    wanted = [bridge.add_request(mac, 0, number % ports) for number, mac in enumerate(macs)]
+    with made.datapath.store.locked():
+        made.datapath.control(instance, wanted)
+
+    serving = exporter(ns)
+    found = serving.values()
+    # A few find all their places taken: permanent addresses do not make way.
+    assert value(found, "pydp_fdb_entries", instance="bridge", kind="permanent") >= 0.99 * addresses
+    assert len(found["pydp_attached"]) == ports
+    assert side(found, "ebpf", "p255") == 0
+    assert side(found, "kernel", "p255") >= 0
+    scrapes, begin = 10, serving.cpu_seconds()
+    for _ in range(scrapes):
+        serving.text()
+    # Nothing in a scrape waits but for the CPU, which other processes may hold: what it took of it is what counts.
+    assert (serving.cpu_seconds() - begin) / scrapes < 0.3

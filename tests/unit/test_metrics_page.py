@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was read to the page, without a datapath: the sources are plain values."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pydp.datapath import Attachment, Fill, Instance, ProgramRun, State, Verdict
+from pydp.fdb import Census
+from pydp.kernel.linkstats import LinkStats
+from pydp.metrics.collectors import FdbTable, Links
+from pydp.metrics.families import FAMILIES
+from pydp.metrics.page import Page
+from pydp.metrics.web import application
+
+Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def instance(name: str, mode: str, ports: Mapping[int, str], hooks: tuple[str, ...] = ("tc",), **more: int) -> Instance:
+    slots = {ifindex: slot for slot, ifindex in enumerate(ports)}
+    return Instance(name, mode, {}, hooks[0], "auto", "", hooks, slots, ports, **more)
+
+
+def state(*instances: Instance) -> State:
+    places = {(ifindex, hook) for one in instances for ifindex in one.slots for hook in one.hooks}
+    attachments = {}
+    for ifindex, hook in places:
+        names = sorted(one.name for one in instances if ifindex in one.slots and hook in one.hooks)
+        one = Attachment(ifindex, hook, {name: number for number, name in enumerate(names)})
+        attachments[one.key] = one
+    return State(1, {one.name: one for one in instances}, attachments)
+
+
+def verdict(
+    ifindex: int, kind: str, packets: int, *, reason: str = "port", hook: str = "tc", name: str = "lan"
+) -> Verdict:
+    return Verdict(name, ifindex, f"p{ifindex}", hook, kind, reason, "", packets, packets * 100)
+
+
+def program(ifindex: int, number: int, runs: int, *, name: str = "lan", running: bool = True) -> ProgramRun:
+    return ProgramRun(name, ifindex, f"p{ifindex}", "tc", "pydp_tc", number, "abcd", runs, runs / 1000, running)
+
+
+@dataclass
+class Fixed:
+    """Sources that say what they were told to, or raise it."""
+
+    state: State = field(default_factory=lambda: state(instance("lan", "bridge", {1: "p1", 2: "p2"})))
+    seen: Sequence[Verdict] = ()
+    kernel: Links | Exception = field(default_factory=lambda: Links({}, {}))
+    loaded: Sequence[ProgramRun] = ()
+    filled: Sequence[Fill] = ()
+    fdbs: Sequence[FdbTable] | Exception = ()
+
+    def verdicts(self) -> Sequence[Verdict]:
+        return self.seen
+
+    def links(self) -> Links:
+        if isinstance(self.kernel, Exception):
+            raise self.kernel
+        return self.kernel
+
+    def programs(self) -> Sequence[ProgramRun]:
+        return self.loaded
+
+    def fills(self) -> Sequence[Fill]:
+        return self.filled
+
+    def tables(self) -> Sequence[FdbTable]:
+        if isinstance(self.fdbs, Exception):
+            raise self.fdbs
+        return self.fdbs
+
+
+def text(page: Page) -> str:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(page)
+    return generate_latest(registry).decode()
+
+
+def values(page: Page) -> Values:
+    """Every sample; a series that is there twice fails."""
+    found: Values = {}
+    for family in text_string_to_metric_families(text(page)):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in found, f"twice on the page: {sample}"
+            found[key] = sample.value
+    return found
+
+
+def of(found: Values, name: str, **labels: str) -> float | None:
+    return found.get((name, frozenset(labels.items())))
+
+
+def path(
+    found: Values, side: str, device: str, direction: str = "receive", what: str = "packets", **labels: str
+) -> float | None:
+    labels = {"mode": "bridge", "instance": "lan", **labels}
+    return of(found, f"pydp_path_{what}_total", path=side, device=device, direction=direction, **labels)
+
+
+def test_both_sides_of_a_port_differ_in_the_label_path_only() -> None:
+    stats = LinkStats(rx_packets=50, tx_packets=7, rx_bytes=5000, tx_bytes=700, rx_dropped=1, tx_dropped=2)
+    found = values(Page(lambda: Fixed(
+        seen=[verdict(1, "forward", 30), verdict(1, "flood", 4), verdict(1, "punt", 9), verdict(1, "drop", 5)],
+        kernel=Links({1: stats, 2: stats}, {}),
+    )))  # fmt: skip
+    assert [path(found, "ebpf", "p1", what=what) for what in ("packets", "bytes", "drops")] == [34, 3400, 5]
+    assert [path(found, "kernel", "p1", what=what) for what in ("packets", "bytes", "drops")] == [50, 5000, 1]
+    assert [path(found, "kernel", "p1", "transmit", what) for what in ("packets", "bytes", "drops")] == [7, 700, 2]
+    assert path(found, "ebpf", "p2") == 0  # nothing came: a zero, not a gap
+    assert path(found, "ebpf", "p1", "transmit") is None
+
+
+def test_the_share_of_the_fast_path_leaves_drops_out() -> None:
+    seen = [verdict(1, "forward", 60), verdict(2, "flood", 15), verdict(2, "punt", 25), verdict(1, "drop", 900)]
+    assert of(values(Page(lambda: Fixed(seen=seen))), "pydp_fastpath_ratio", instance="lan") == 0.75
+    assert of(values(Page(Fixed)), "pydp_fastpath_ratio", instance="lan") is None
+
+
+def test_what_xdp_left_to_the_tc_program_of_the_port_is_not_left_to_the_kernel() -> None:
+    both = instance("lan", "bridge", {1: "p1"}, ("xdp", "tc"))
+    seen = [
+        verdict(1, "forward", 80, hook="xdp"),
+        verdict(1, "punt", 20, hook="xdp", reason="flood"),
+        verdict(1, "flood", 10),
+        verdict(1, "punt", 10, reason="local"),
+    ]
+    found = values(Page(lambda: Fixed(state(both), seen)))
+    assert of(found, "pydp_fastpath_ratio", instance="lan") == 0.9
+    assert path(found, "ebpf", "p1") == 90
+
+
+def test_a_port_with_two_instances_counts_for_the_one_that_decides() -> None:
+    shared = state(instance("count", "count", {1: "p1"}), instance("lan", "bridge", {1: "p1"}))
+    stats = LinkStats(9, 8, 900, 800, 0, 0)
+    found = values(Page(lambda: Fixed(
+        shared, [verdict(1, "forward", 3)], Links({1: stats}, {}), [program(1, 70, 12)],
+    )))  # fmt: skip
+    sides = [dict(labels) for name, labels in found if name == "pydp_path_packets_total"]
+    assert len(sides) == 3
+    assert {one["instance"] for one in sides} == {"lan"}
+    for name in ("lan", "count"):
+        assert of(found, "pydp_attached", instance=name, device="p1", hook="tc") == 1
+    assert of(found, "pydp_fastpath_ratio", instance="count") is None
+
+
+def test_kernel_bridges_are_there_with_and_without_an_instance() -> None:
+    adopting = state(instance("br0", "bridge", {1: "p1"}, adopted=5))
+    stats = LinkStats(1, 2, 3, 4, 5, 6)
+    found = values(
+        Page(lambda: Fixed(adopting, kernel=Links(dict.fromkeys((1, 5, 6, 7), stats), {5: "br0", 6: "br1"})))
+    )
+    assert path(found, "kernel", "br0", instance="br0") == 1
+    assert path(found, "kernel", "br1", instance="") == 1
+    devices = {dict(labels)["device"] for name, labels in found if name == "pydp_path_packets_total"}
+    assert devices == {"p1", "br0", "br1"}  # nobody asked for number 7
+
+
+def test_a_bridge_that_took_the_name_its_port_had_makes_no_series_twice() -> None:
+    port, bridge = LinkStats(1, 2, 3, 4, 5, 6), LinkStats(7, 8, 9, 10, 11, 12)
+    adopting = state(instance("br0", "bridge", {1: "p1"}, adopted=5))
+    found = values(Page(lambda: Fixed(adopting, kernel=Links({1: port, 5: bridge}, {5: "p1"}))))
+    assert path(found, "kernel", "p1", instance="br0") == 1
+
+
+def test_a_bridge_that_is_a_port_counts_as_one() -> None:
+    stats = LinkStats(1, 2, 3, 4, 5, 6)
+    found = values(Page(lambda: Fixed(state(instance("c", "count", {5: "br0"})), kernel=Links({5: stats}, {5: "br0"}))))
+    assert path(found, "kernel", "br0", instance="c", mode="count") == 1
+    assert path(found, "kernel", "br0", instance="") is None
+
+
+def test_runs_of_programs_never_fall_when_programs_are_replaced() -> None:
+    sources = Fixed(loaded=[program(1, 70, 100)])
+    page = Page(lambda: sources)
+    labels = {"instance": "lan", "device": "p1", "hook": "tc"}
+    seen = []
+    for number, runs in ((70, 100), (70, 140), (71, 0), (71, 25), (72, 5)):
+        sources.loaded = [program(1, number, runs)]
+        found = values(page)
+        seen.append(of(found, "pydp_program_runs_total", **labels))
+        assert of(found, "pydp_program_run_time_seconds_total", **labels) == pytest.approx((seen[-1] or 0) / 1000)
+    assert seen == [100, 140, 140, 165, 170]
+
+
+def test_a_program_whose_port_is_gone_is_not_attached() -> None:
+    found = values(Page(lambda: Fixed(loaded=[program(1, 70, 0), program(2, 71, 0, running=False)])))
+    assert of(found, "pydp_attached", instance="lan", device="p1", hook="tc") == 1
+    assert of(found, "pydp_attached", instance="lan", device="p2", hook="tc") == 0
+
+
+def test_the_fdb_and_other_maps() -> None:
+    events = {"learned": 11, "moved": 2, "aged": 3, "evicted": 4, "full": 5}
+    table = FdbTable("lan", Census(10, 3, 2), 1000, 2048, events)
+    found = values(Page(lambda: Fixed(fdbs=[table], filled=[Fill("nat", "flows", "lru_hash", 7, 512)])))
+    kinds = {
+        kind: of(found, "pydp_fdb_entries", instance="lan", kind=kind) for kind in ("learned", "permanent", "local")
+    }
+    assert kinds == {"learned": 10, "permanent": 3, "local": 2}
+    assert of(found, "pydp_fdb_max_entries", instance="lan") == 1000
+    assert {one: of(found, f"pydp_fdb_{one}_total", instance="lan") for one in events} == events
+    assert of(found, "pydp_map_entries", instance="lan", map="fdb") == 15
+    assert of(found, "pydp_map_max_entries", instance="lan", map="fdb") == 2048
+    assert of(found, "pydp_map_entries", instance="nat", map="flows") == 7
+
+
+def test_a_collector_that_fails_leaves_a_gap_and_says_so() -> None:
+    told: list[str] = []
+    sources = Fixed(seen=[verdict(1, "forward", 3)], kernel=OSError("no netlink today"), fdbs=ValueError("odd"))
+    page = Page(lambda: sources, told.append)
+    found = values(page)
+    success = {name: of(found, "pydp_collector_success", collector=name)
+               for name in ("datapath", "kernel", "programs", "maps", "fdb")}  # fmt: skip
+    assert success == {"datapath": 1, "kernel": 0, "programs": 1, "maps": 1, "fdb": 0}
+    assert path(found, "ebpf", "p1") == 3
+    assert path(found, "kernel", "p1") is None
+    assert len(told) == 2
+    assert "no netlink today" in told[0]
+
+    values(page)
+    assert len(told) == 2  # not at every scrape
+    sources.kernel = Links({}, {})
+    assert of(values(page), "pydp_collector_success", collector="kernel") == 1
+    assert told[2:] == ["collector kernel: works again"]
+
+
+def test_samples_that_cannot_be_made_leave_none_of_their_collector() -> None:
+    stranger = replace(verdict(1, "punt", 3), instance="nobody")
+    found = values(Page(lambda: Fixed(seen=[verdict(1, "forward", 3), stranger, verdict(1, "punt", 3)])))
+    assert of(found, "pydp_collector_success", collector="datapath") == 0
+    assert not [name for name, _ in found if name == "pydp_verdicts_total"]
+
+
+def test_every_family_is_explained_on_the_page() -> None:
+    page = text(Page(Fixed))
+    for family in FAMILIES.values():
+        assert f"# HELP {family.name} " in page
+        assert f"# TYPE {family.name} {family.kind}\n" in page
+
+
+def test_promtool_has_no_complaint() -> None:
+    stats = LinkStats(1, 2, 3, 4, 5, 6)
+    odd = state(instance("lan", "bridge", {1: 'p"1\\', 2: "p2"}))
+    sources = Fixed(
+        odd, [verdict(1, "forward", 3)], Links({1: stats}, {}), [program(1, 70, 5)], [Fill("lan", "m", "hash", 1, 2)],
+        [FdbTable("lan", Census(1, 2, 3), 16, 32, {"learned": 1})],
+    )  # fmt: skip
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text(Page(lambda: sources)), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "inside"),
+    [
+        ("/metrics", "200 OK", b"pydp_build_info{"),
+        ("/", "200 OK", b"/metrics"),
+        ("/x", "404 Not Found", b""),
+    ],
+)
+def test_paths_of_the_server(where: str, status: str, inside: bytes) -> None:
+    said: list[str] = []
+    answer = application(Page(Fixed))
+    body = b"".join(answer({"REQUEST_METHOD": "GET", "PATH_INFO": where}, lambda status, _: said.append(status)))
+    assert said == [status]
+    assert inside in body
+
+
+def test_a_scrape_may_ask_for_some_names_only() -> None:
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "QUERY_STRING": "name[]=pydp_build_info"}
+    body = b"".join(application(Page(Fixed))(environ, lambda *_: None)).decode()
+    assert [line.split("{")[0] for line in body.splitlines() if line[0] != "#"] == ["pydp_build_info"]
