@@ -14,7 +14,7 @@ from pydp.lab.errors import LabError
 from pydp.lab.netns import Namespace, leftovers, sweep
 from pydp.lab.offload import get_offload, set_offloads
 from pydp.lab.stream import NumberedStream, StreamReport
-from pydp.lab.tools import IperfResult, iperf3, request_response
+from pydp.lab.tools import IperfResult, RoundTrips, iperf3, request_response, round_trips
 from pydp.lab.topology import Container, End, Segment, Veth, poll, wait_up
 from pydp.lab.traffic import PingResult, TcpResult, connect_close, ping, tcp_transfer, udp_sizes
 
@@ -27,6 +27,7 @@ __all__ = [
     "Namespace",
     "NumberedStream",
     "PingResult",
+    "RoundTrips",
     "Segment",
     "Stations",
     "StreamReport",
@@ -39,6 +40,7 @@ __all__ = [
     "ping",
     "poll",
     "request_response",
+    "round_trips",
     "send_frame",
     "set_offloads",
     "sweep",

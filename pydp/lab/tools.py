@@ -52,6 +52,14 @@ def iperf3(
     return IperfResult(total["bits_per_second"], sent.get("retransmits"), total.get("lost_percent"), raw)
 
 
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """Of requests and replies, one at a time: how many a second, and the median time of one in microseconds."""
+
+    per_second: float
+    median_us: float
+
+
 def request_response(
     server: Namespace,
     client: Namespace,
@@ -62,7 +70,21 @@ def request_response(
     size: int = 64,
     port: int = 0,
 ) -> float:
-    """Round trips a second, one request at a time of ``size`` bytes each way (sockperf ping-pong).
+    """Round trips a second; see `round_trips`."""
+    return round_trips(server, client, addr, seconds=seconds, proto=proto, size=size, port=port).per_second
+
+
+def round_trips(
+    server: Namespace,
+    client: Namespace,
+    addr: str,
+    *,
+    seconds: float = 1,
+    proto: str = "tcp",
+    size: int = 64,
+    port: int = 0,
+) -> RoundTrips:
+    """One request at a time of ``size`` bytes each way (sockperf ping-pong).
 
     ``seconds`` are rounded up.
     Raises LabError when sockperf fails or a message got lost.
@@ -78,11 +100,13 @@ def request_response(
         r"\[Valid Duration\] RunTime=([\d.]+) sec; SentMessages=(\d+); ReceivedMessages=(\d+)", done.stdout
     )
     dropped = re.search(r"# dropped messages = (\d+)", done.stdout)
-    if valid is None or dropped is None:
+    # sockperf gives half of a round trip, the way there.
+    half = re.search(r"percentile 50\.\d+ = +([\d.]+)", done.stdout)
+    if valid is None or dropped is None or half is None:
         raise LabError(f"sockperf to {addr}: {done.stdout.strip()[-500:]}")
     if int(dropped[1]):
         raise LabError(f"sockperf to {addr}: {dropped[1]} messages lost")
-    return int(valid[3]) / float(valid[1])
+    return RoundTrips(int(valid[3]) / float(valid[1]), 2 * float(half[1]))
 
 
 def free_port(ns: Namespace, addr: str, proto: str = "tcp") -> int:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""64-byte frames from one container to another: made in the kernel, counted and checked where they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+
+from ebpf.attach import attach
+from ebpf.loader import load
+from ebpf.maps import Map
+from ebpf.testrun import live_frames
+from pydp.bench import programs
+from pydp.bench.cpus import pair, pinned
+from pydp.bench.errors import BenchError
+from pydp.lab import Container
+
+MARK_EVERY, MARKS = 1024, 4096  # enum bench_mark
+_SMALLEST = 20 * MARK_EVERY  # frames of a run
+_LARGEST = (MARKS - 2) * MARK_EVERY  # or marks would be written twice
+_SETTLE = 0.005  # s between two looks at the sink
+_PATIENCE = 0.5  # s in all
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What the sink has counted."""
+
+    packets: int
+    corrupt: int
+    disordered: int
+
+    def since(self, before: Arrivals) -> Arrivals:
+        return Arrivals(
+            self.packets - before.packets, self.corrupt - before.corrupt, self.disordered - before.disordered
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``per_second`` frames arrived when nobody disturbed; ``lost`` is the share of those sent that did not."""
+
+    per_second: float
+    lost: float
+
+
+class Sink:
+    """Counts what arrives at eth0 of a container, on the hook where its traffic comes by."""
+
+    def __init__(self, container: Container, hook: str, stack: ExitStack) -> None:
+        source = programs.compiled("sink", hook)
+        maps = programs.create_maps(source, "bench_sink", stack)
+        self._arrivals: Map = maps["bench_arrivals"]
+        self._marks: Map = maps["bench_marks"]
+        program = stack.enter_context(load(source, "bench_sink", hook, maps))
+        ifindex = container.ns.ifindex(container.dev)
+        link = container.ns.call(attach, program, ifindex, hook, name=container.dev)
+        stack.callback(container.ns.call, link.detach)
+
+    def read(self) -> Arrivals:
+        packets, _, corrupt, disordered, _ = self._arrivals.sums().get(0, (0, 0, 0, 0, 0))
+        return Arrivals(packets, corrupt, disordered)
+
+    def pace(self, first: int, count: int) -> float:
+        """Seconds per frame: the median over the stretches of MARK_EVERY frames from number FIRST on. Whoever takes the
+        CPU for a while spoils a stretch, not the measurement.
+        """
+        marks = range(-(-first // MARK_EVERY), (first + count - 1) // MARK_EVERY + 1)
+        _, raw = self._marks.raw()
+        times = memoryview(raw).cast("Q")
+        taken = [times[mark % MARKS] for mark in marks]
+        return median(after - before for before, after in itertools.pairwise(taken)) / MARK_EVERY / 1e9
+
+    def settled(self, wanted: int) -> Arrivals:
+        """What has arrived once WANTED packets have, or no more come."""
+        deadline = time.monotonic() + _PATIENCE
+        before = self.read()
+        while before.packets < wanted and time.monotonic() < deadline:
+            time.sleep(_SETTLE)
+            now = self.read()
+            if now.packets == before.packets:
+                break
+            before = now
+        return before
+
+
+class Generator:
+    """Sends from eth0 of a container. The device at the other end must poll with NAPI, see `programs.frame`."""
+
+    def __init__(self, container: Container, draws: programs.Draws, stack: ExitStack) -> None:
+        source = programs.compiled("generator")
+        maps = programs.create_maps(source, "bench_send", stack)
+        programs.write_draws(maps, draws)
+        self._program = stack.enter_context(load(source, "bench_send", "xdp", maps))
+        self._ns = container.ns
+        self._ifindex = container.ns.ifindex(container.dev)
+        self._frame = programs.frame()
+        self._rate = 0.0
+        self._sent = 0
+
+    def run(self, sink: Sink, seconds: float) -> Run:
+        """Send for about so long. Raises BenchError when nothing or something else arrives."""
+        if not self._rate:
+            self._rate = self._send(sink, _SMALLEST).per_second
+        run = self._send(sink, min(max(int(self._rate * seconds), _SMALLEST), _LARGEST))
+        self._rate = run.per_second
+        return run
+
+    def _send(self, sink: Sink, count: int) -> Run:
+        before = sink.read()
+        with pinned(pair()[0]):
+            self._ns.call(live_frames, self._program, self._frame, count, ifindex=self._ifindex)
+        first, self._sent = self._sent, self._sent + count
+        arrived = sink.settled(before.packets + count).since(before)
+        if not arrived.packets:
+            raise BenchError(f"{count} frames sent from {self._ns.name}, none arrived")
+        if arrived.corrupt:
+            raise BenchError(f"{arrived.corrupt} of {arrived.packets} frames did not arrive as they were sent")
+        return Run(1 / sink.pace(first, count), 1 - arrived.packets / count)
+
+
+def announce(container: Container, side: int, count: int) -> None:
+    """Send a frame from every address of one side, so that a bridge learns where they are."""
+    with _raw(container) as sock:
+        for number in range(count):
+            # To the other side's address of the same number; 0x88b5 is for experiments (IEEE 802).
+            other = programs.DEST if side == programs.SOURCE else programs.SOURCE
+            sock.send(programs.address(other, number) + programs.address(side, number) + b"\x88\xb5" + bytes(46))
+
+
+@contextlib.contextmanager
+def _raw(container: Container) -> Iterator[socket.socket]:
+    with container.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((container.dev, 0))
+        yield sock

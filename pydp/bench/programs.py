@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of bpf_src/bench: who sends, who counts, and who redirects without a thought."""
+
+from __future__ import annotations
+
+import functools
+import random
+import struct
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from ebpf.loader import Compiled, compile_source
+from ebpf.maps import Map
+from ebpf.source import flatten
+from pydp.sources import bpf_src
+
+DRAWS = 65536  # BENCH_DRAWS
+SOURCE, DEST = 0x02B0, 0x02B1  # enum bench_side
+_PAYLOAD = 22
+
+Draws = Sequence[tuple[int, int]]
+
+
+@functools.cache
+def compiled(name: str, hook: str = "") -> Compiled:
+    """A file of bpf_src/bench, compiled; with HOOK for "xdp" or "tc". Raises EbpfError."""
+    head = f'#include "config.h"\n#include "abi.h"\n#include "hook/{hook}.h"\n' if hook else ""
+    text = f'{head}#include "bench/{name}.c"\n'
+    virtual = {"config.h": "#define CONFIG_FRAGS 0\n"}
+    return compile_source(flatten(text, name="main.c", include_dirs=[bpf_src()], virtual=virtual))
+
+
+def create_maps(made_from: Compiled, program: str, stack: ExitStack) -> dict[str, Map]:
+    """New maps for PROGRAM, open until STACK ends. Raises MapError."""
+    names = sorted(made_from.programs[program].map_names)
+    return {name: stack.enter_context(Map.create(made_from.maps[name])) for name in names}
+
+
+def frame() -> bytes:
+    """A frame of 64 bytes, as it lies in memory (a veth has no check sequence), whose addresses, number and check the
+    generator writes.
+    """
+    length = 20 + 8 + _PAYLOAD
+    header = struct.pack("!BBHHHBBH4B4B", 0x45, 0, length, 0, 0, 64, 17, 0, 10, 1, 0, 1, 10, 1, 0, 2)
+    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+    return bytes(12) + b"\x08\x00" + header + struct.pack("!4H", 9, 9, 8 + _PAYLOAD, 0) + bytes(_PAYLOAD)
+
+
+def _checksum(header: bytes) -> int:
+    """RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+
+
+def address(side: int, number: int) -> bytes:
+    """A MAC address of the generator's."""
+    return struct.pack("!HI", side, number)
+
+
+def uniform(entries: int, *, seed: int = 1) -> Draws:
+    """Pairs from half as many sources and half as many destinations as there are ENTRIES, each as likely."""
+    draw = random.Random(seed)
+    half = entries // 2
+    return [(draw.randrange(half), draw.randrange(half)) for _ in range(DRAWS)]
+
+
+def zipf(entries: int, *, seed: int = 1) -> Draws:
+    """As `uniform`, the n-th address of each side being 1/n as likely as the first: most traffic has few addresses."""
+    draw = random.Random(seed)
+    half = entries // 2
+    weights = [1 / number for number in range(1, half + 1)]
+    return list(zip(*(draw.choices(range(half), weights, k=DRAWS) for _ in range(2)), strict=True))
+
+
+def everyone(half: int) -> Draws:
+    """Every address of both sides in turn."""
+    return [(number % half, number % half) for number in range(DRAWS)]
+
+
+def write_draws(maps: Mapping[str, Map], draws: Draws) -> None:
+    """Tell a varying program what to take. Raises MapError."""
+    maps["bench_draws"].update(dict(enumerate(draws)))

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets through composed programs by test run: frame in, verdict and frame out.
+
+A Rig is an attach without devices: options and a hand-made view go through the mode's functions into real maps, the
+stages are composed and compiled as for an attach (once per configuration and session), and a program is loaded for
+each port that is used. Ports are interface indices that no machine has, so whatever redirects goes nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from ebpf import testrun
+from ebpf.loader import Compiled, Program, compile_source, load
+from ebpf.maps import Map
+from ebpf.source import Source, flatten
+from pydp.datapath.change import run_control
+from pydp.datapath.compose import Stage, compose, program_name
+from pydp.model import Bridge, FdbEntry, Link
+from pydp.modes import MODES
+from pydp.modes.base import Context, Target
+from pydp.modes.bridge import TICK
+from pydp.sources import bpf_src
+
+HERE = Path(__file__).parent
+BASE = 0x70000000  # ifindex of port 0
+BRIDGE = BASE - 1  # ifindex of an adopted bridge
+SEED = 0x5EED5EED5EED5EED
+STAGE_CONSTANTS = 16
+HOOKS = ("xdp", "tc")
+PASS, DROP, REDIRECT = "pass", "drop", "redirect"
+# What hooks return: XDP_DROP, XDP_PASS, XDP_REDIRECT; TC_ACT_SHOT, TC_ACT_UNSPEC (-1), TC_ACT_REDIRECT.
+ACTIONS = {
+    "xdp": {0: "aborted", 1: DROP, 2: PASS, 3: "tx", 4: REDIRECT},
+    "tc": {2: DROP, 0xFFFFFFFF: PASS, 7: REDIRECT, 0: "ok"},
+}
+SMALL = {"fdb_size": 256}
+WRITTEN = frozenset({"fdb", "fdb_events", "counters", "count_kinds"})  # by the datapath
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A picture of a kernel that is not there (pydp.modes.base.View)."""
+
+    links: Mapping[int, Link]
+    bridges: Mapping[int, Bridge] = field(default_factory=dict)
+
+    def name(self, ifindex: int) -> str:
+        return self.bridges[ifindex].name if ifindex in self.bridges else self.links[ifindex].name
+
+    def link(self, name: str) -> Link:
+        return next(one for one in self.links.values() if one.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``verdict``, ``mode`` and ``length`` in bytes as counted ("" when nothing was); ``action`` in words."""
+
+    verdict: str
+    action: str
+    frame: bytes
+    mode: str = ""
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An address as it stands in the table; ``where`` is all of it, ``idle`` in ticks."""
+
+    slot: int
+    where: int
+    seen: int
+
+
+def port_mac(port: int) -> bytes:
+    return bytes([2, 0, 0, 0, 1, port])
+
+
+def links(count: int, mtu: int = 1500) -> dict[int, Link]:
+    """Ports p0, p1, ..."""
+    return {BASE + i: Link(BASE + i, f"p{i}", mac=port_mac(i), mtu=mtu, up=True) for i in range(count)}
+
+
+class Rig:
+    """Programs, maps and what goes through them. ``bridge`` makes the adopting form, its ports by index BASE + n."""
+
+    def __init__(
+        self,
+        hook: str,
+        *,
+        ports: int = 4,
+        mtu: int = 1500,
+        options: Mapping[str, Any] | None = None,
+        bridge: Bridge | None = None,
+        fdb: Sequence[FdbEntry] = (),
+        modes: Sequence[str] = ("bridge",),
+        counters: bool = True,
+        frags: bool = False,
+    ) -> None:
+        self.hook = hook
+        self.frags = frags
+        self._stack = contextlib.ExitStack()
+        self._programs: dict[tuple[int, str], Program] = {}
+        self._preludes: dict[tuple[int, str], tuple[Program, Map | None]] = {}
+        self.modes = tuple(modes)
+        devices = links(ports, mtu)
+        if bridge:
+            devices[BRIDGE] = Link(BRIDGE, bridge.name, kind="bridge", mac=bridge.mac, mtu=mtu)
+        view = View(devices, {BRIDGE: bridge} if bridge else {})
+        names = [bridge.name] if bridge else [f"p{i}" for i in range(ports)]
+        self.options = {name: self._options_of(name, options or {}) for name in modes}
+        self.contexts = {name: self._context(view, name, names, fdb) for name in modes}
+        stages = [
+            Stage(number, name, MODES[name].constants(self.options[name], self.contexts[name]))
+            for number, name in enumerate(modes)
+        ]
+        self.compiled = compile_source(compose(hook, stages, counters=counters, frags=frags))
+        self.maps: dict[str, Map] = {}
+        try:
+            self.maps |= {name: self._make(name) for name in self.compiled.maps}
+            self._fill()
+        except BaseException:
+            self.close()
+            raise
+
+    def _options_of(self, name: str, given: Mapping[str, Any]) -> Any:
+        return MODES[name].Options(**({**SMALL, **given} if name == "bridge" else {}))
+
+    def _context(self, view: View, name: str, names: Sequence[str], fdb: Sequence[FdbEntry]) -> Context:
+        adopted = view.bridges and name != "bridge"
+        target = (
+            Target(tuple(port.ifindex for port in view.bridges[BRIDGE].ports))
+            if adopted
+            else MODES[name].target(self.options[name], names, view)
+        )
+        slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
+        return Context(view, target, slots, self.hook, frozenset(), fdb)
+
+    def _make(self, name: str) -> Map:
+        spec = self.compiled.maps[name]
+        for mode in self.modes:
+            sizes = MODES[mode].sizes(self.options[mode], self.contexts[mode])
+            if name in MODES[mode].traits.maps:
+                spec = spec.sized(sizes.get(name, spec.max_entries))
+        return self._stack.enter_context(Map.create(spec))
+
+    def _fill(self) -> None:
+        for mode in self.modes:
+            for name, entries in MODES[mode].entries(self.options[mode], self.contexts[mode]).items():
+                self.maps[name].update(entries)
+            if self.hook == "tc":
+                for name, program in MODES[mode].traits.tails.items():
+                    if name in self.maps:
+                        self.maps[name].set(0, self.program(0, program).fd)
+            if MODES[mode].traits.control:
+                self.control(*MODES[mode].requests(self.options[mode], self.contexts[mode]))
+
+    def reset(self) -> None:
+        """As if just made: what was written by the datapath or a test is forgotten."""
+        for name, one in self.maps.items():
+            if name in WRITTEN:
+                empty = one.spec.value.unpack(bytes(one.spec.value.size))
+                one.update(dict.fromkeys(range(one.spec.max_entries), empty))
+        self._fill()
+
+    def program(self, port: int, name: str = "") -> Program:
+        """The program of a port, loaded when first asked for."""
+        name = name or program_name(self.hook)
+        if (port, name) not in self._programs:
+            constants = {}
+            for number in range(len(self.modes)):
+                constants[number * STAGE_CONSTANTS] = port
+                constants[number * STAGE_CONSTANTS + 1] = SEED
+            loaded = load(
+                self.compiled, name, self.hook, self.maps, constants=constants, frags=self.frags and self.hook == "xdp"
+            )
+            self._programs[port, name] = self._stack.enter_context(loaded)
+        return self._programs[port, name]
+
+    def control(self, *requests: tuple[Any, ...]) -> list[Any]:
+        """Have the datapath do these requests; gives them with their results (up to 16 of them)."""
+        return run_control(
+            self.program(0, "bridge_control"), self.maps["bridge_requests"], self.maps["bridge_cursor"], requests
+        )
+
+    def counts(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Packets and bytes by mode and verdict."""
+        verdicts = self.compiled.abi.enum("verdict")
+        return {
+            (self.modes[index // 64], verdicts.name_of(index % 64)): (packets, size)
+            for index, (packets, size) in self.maps["counters"].sums().items()
+        }
+
+    def send(self, frame: bytes, port: int = 0, **options: Any) -> Result:
+        """One frame as if it came in at PORT."""
+        return self._sent(self.program(port), frame, **options)
+
+    def send_cut(self, frame: bytes, length: int, port: int = 0) -> Result:
+        """The first LENGTH bytes of a frame."""
+        if self.hook == "xdp":
+            return self.send(frame[:length], port)
+        program, _ = self.prelude("cut", port)
+        return self._sent(program, frame, skb={"mark": length})
+
+    def send_through(self, prelude: str, frame: bytes, port: int = 0, *, finish: bool = False) -> Result:
+        """The same, through a program of prelude.c, which calls that of the port. FINISH runs it once more on what is
+        left: see prelude.c."""
+        program, runs = self.prelude(prelude, port)
+        if runs:
+            runs.set(0, 0)
+        if not finish:
+            return self._sent(program, frame)
+        return replace(self._sent(program, frame, repeat=2), action="")
+
+    def prelude(self, name: str, port: int) -> tuple[Program, Map | None]:
+        """A program of prelude.c that calls that of the port, and its count of runs if it has one."""
+        if (port, name) not in self._preludes:
+            compiled = prelude_of(self.hook, self.frags)
+            maps = {key: self._stack.enter_context(Map.create(spec)) for key, spec in compiled.maps.items()}
+            maps["prelude_next"].set(0, self.program(port).fd)
+            frags = self.frags and self.hook == "xdp"
+            program = load(compiled, f"prelude_{name}", self.hook, maps, frags=frags)
+            self._preludes[port, name] = (self._stack.enter_context(program), maps.get("prelude_runs"))
+        return self._preludes[port, name]
+
+    def _sent(self, program: Program, frame: bytes, **options: Any) -> Result:
+        before = self.counts() if "counters" in self.maps else {}
+        outcome = testrun.run(program, frame, **options)
+        after = self.counts() if "counters" in self.maps else {}
+        fresh = [
+            (mode, verdict, size - before.get((mode, verdict), (0, 0))[1])
+            for (mode, verdict), (packets, size) in after.items()
+            if packets != before.get((mode, verdict), (0, 0))[0]
+        ]
+        assert len(fresh) <= 1, f"counted more than once: {fresh}"
+        mode, verdict, length = fresh[0] if fresh else ("", "", 0)
+        return Result(verdict, ACTIONS[self.hook][outcome.action], outcome.frame, mode, length)
+
+    def tell(self, *heard: tuple[int, bytes]) -> None:
+        """Frames that came before, as (port, frame)."""
+        for port, frame in heard:
+            testrun.run(self.program(port), frame)
+
+    def fdb(self) -> dict[tuple[bytes, int], Entry]:
+        """All that stands in the table, by address and VLAN. Fails when an entry is half written or stands twice."""
+        found: dict[tuple[bytes, int], Entry] = {}
+        for _, bucket in self.maps["fdb"]:
+            for key, where, seen in zip(bucket.key, bucket.where, bucket.seen, strict=True):
+                assert bool(key) == bool(where), f"key {key:#x} with where {where:#x}"
+                if key:
+                    name = ((key & (1 << 48) - 1).to_bytes(6, "little"), key >> 48)
+                    assert name not in found, f"{name} stands twice"
+                    found[name] = Entry(where & 0xFFFF, where, seen)
+        return found
+
+    def events(self) -> dict[str, int]:
+        """What was counted of the table: learned, moved, aged, evicted, full."""
+        members = self.compiled.abi.enum("fdb_event").members
+        sums = self.maps["fdb_events"].sums()
+        return {
+            name.removeprefix("FDB_").lower(): sums[number][0] for name, number in members.items() if number in sums
+        }
+
+    def age(self, seconds: float, macs: Iterable[tuple[bytes, int]] | None = None) -> None:
+        """Make entries (all of them, or these) that much older, as if time had passed."""
+        chosen = None if macs is None else {int.from_bytes(mac, "little") | vid << 48 for mac, vid in macs}
+        for index, bucket in self.maps["fdb"]:
+            seen = [
+                (one - round(seconds / TICK)) & 0xFFFFFFFF if key and (chosen is None or key in chosen) else one
+                for key, one in zip(bucket.key, bucket.seen, strict=True)
+            ]
+            self.maps["fdb"].set(index, bucket._replace(seen=tuple(seen)))
+
+    def close(self) -> None:
+        """Let go of maps and programs."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@functools.cache
+def prelude_of(hook: str, frags: bool = False) -> Compiled:
+    """The programs of prelude.c for a hook."""
+    return compile_source(_with_config(f'#include "prelude_{hook}.c"\n', hook, frags))
+
+
+@functools.cache
+def probe_of(hook: str) -> Compiled:
+    """The parser alone, at full depth: see probe.c."""
+    return compile_source(_with_config('#include "lib/packet.h"\n#include "probe.c"\n', hook, False))
+
+
+def _with_config(text: str, hook: str, frags: bool) -> Source:
+    config = f"#define CONFIG_DEPTH 4\n#define CONFIG_FRAGS {int(frags)}\n#define CONFIG_COUNTERS 0\n"
+    return flatten(
+        f'#include "config.h"\n#include "abi.h"\n#include "hook/{hook}.h"\n{text}',
+        name="main.c",
+        include_dirs=[bpf_src(), HERE],
+        virtual={"config.h": config},
+    )
