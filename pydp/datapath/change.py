@@ -26,7 +26,7 @@ from ebpf.pins import STATE, Store, pin_errors, write_blob
 from pydp.datapath.compose import Stage, compose, kind_of, program_name
 from pydp.datapath.devices import set_promisc
 from pydp.datapath.recovery import changed_instances, finish, open_link, roll_back
-from pydp.datapath.specs import compare_layouts, describe, dict_options
+from pydp.datapath.specs import VERDICTS, compare_layouts, describe, dict_options
 from pydp.datapath.state import Attachment, Instance, State
 from pydp.modes import MODES
 from pydp.modes.base import Context
@@ -218,7 +218,16 @@ class Change:
         self._built.counters[one.key] = self._stack.enter_context(
             Map.open(spec, str(path)) if path.exists() else Map.create(spec)
         )
+        self._clear_new_stages(one)
         return self._load_part(program_name(one.hook), compiled, one)
+
+    def _clear_new_stages(self, one: Attachment) -> None:
+        """A stage gets the number of one that was detached from the port, but not its counters."""
+        before = self.old.attachments.get(one.key)
+        for name, number in one.stages.items():
+            if before and name not in before.stages:
+                nothing = {number * VERDICTS + verdict: (0, 0) for verdict in range(VERDICTS)}
+                self._built.counters[one.key].update(nothing)
 
     def _load_part(self, program: str, compiled: Compiled, one: Attachment) -> Program:
         maps: dict[str, Map] = {}

@@ -10,7 +10,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, make_wsgi_app
 
 from pydp.metrics.page import Page
 
@@ -22,7 +22,9 @@ _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
 def application(page: Page) -> Application:
-    """The WSGI application: /metrics in the format the client asks for, and a hint at /."""
+    """The WSGI application: /metrics, and a hint at /. Who takes nothing but OpenMetrics, or asks for some names only,
+    is served by prometheus_client.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(page)
     # gzip would take longer than the whole page does; it goes over loopback.
@@ -30,6 +32,9 @@ def application(page: Page) -> Application:
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        if path == "/metrics" and environ["REQUEST_METHOD"] == "GET" and _wants_text(environ):
+            start_response("200 OK", [("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)])
+            return [page.text()]
         if path == "/metrics":
             found: Iterable[bytes] = metrics(environ, start_response)
             return found
@@ -37,6 +42,11 @@ def application(page: Page) -> Application:
         return [b"pydp exporter: see /metrics\n"]
 
     return answer
+
+
+def _wants_text(environ: dict[str, Any]) -> bool:
+    accept = environ.get("HTTP_ACCEPT") or "*/*"
+    return not environ.get("QUERY_STRING") and any(kind in accept for kind in ("text/plain", "text/*", "*/*"))
 
 
 def rehearse(answer: Application) -> None:

@@ -120,6 +120,7 @@ class Rig:
             for number, name in enumerate(modes)
         ]
         self.compiled = compile_source(compose(hook, stages, counters=counters, frags=frags))
+        self._verdicts = self.compiled.abi.enum("verdict")
         self.maps: dict[str, Map] = {}
         try:
             self.maps |= {name: self._make(name) for name in self.compiled.maps}
@@ -190,9 +191,8 @@ class Rig:
 
     def counts(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Packets and bytes by mode and verdict."""
-        verdicts = self.compiled.abi.enum("verdict")
         return {
-            (self.modes[index // 64], verdicts.name_of(index % 64)): (packets, size)
+            (self.modes[index // 64], self._verdicts.name_of(index % 64)): (packets, size)
             for index, (packets, size) in self.maps["counters"].sums().items()
         }
 

@@ -278,8 +278,8 @@ def test_every_length(parse: Parser, name: str) -> None:
     full = parse(whole)
     assert full == expected(whole, parse.metadata)
     for length in range(14, len(whole)):
-        if parse.metadata and length < 20 and "tags" in name:
-            continue  # the kernel drops such a frame before tc
+        if parse.metadata and length < 22 and "tags" in name:
+            continue  # the kernel drops a frame below 20 before tc; below 22 the helper that moves tags gives up
         found = parse(whole[:length])
         for field in ("tci", "inner_tci", "sport", "dport", "tcp_flags", "icmp_type", "protocol"):
             behind_an_extension = field == "protocol" and "extension" in name

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
 
 from pydp.errors import PydpError, UsageError
 from pydp.kernel import read_fdb
@@ -27,13 +26,12 @@ from tests.net.bridging import (
     set_flag,
     verdicts,
 )
-from tests.net.test_bridge_oracle import MTUS, Twins, sequences
+from tests.net.test_bridge_oracle import MTUS, OPTIONS, Twins
 
 pytestmark = pytest.mark.usefixtures("requires_root", "bpffs")
 
 HOOKS = ["tc", "xdp"]
 HOST = "10.0.255.1"
-SIZE = {"fdb_size": 256}
 
 
 def bridged(make: SegmentFactory, hook: str, n: int = 3, **options: object) -> Segment:
@@ -174,14 +172,14 @@ def test_settings_of_the_kernel_bridge_hold(segment: SegmentFactory, setting: st
     for made in (theirs, ours):
         for command in SETTINGS[setting]:
             made.sw.run(command.split())
-    with attached(ours.sw, "br0", options=SIZE) as instance, Stations(theirs) as one, Stations(ours) as other:
+    with attached(ours.sw, "br0", options=OPTIONS) as instance, Stations(theirs) as one, Stations(ours) as other:
 
         def forget() -> None:
             flush(ours.sw, instance)
             kernel_flush(ours)
 
         pair = Twins(theirs, ours, forget, (one, other))
-        settings(max_examples=20, deadline=None)(given(sequence=sequences)(pair.compare))()
+        pair.compare_random(20)
         assert (count(ours.sw, "forward_port") > 0) == (setting != "no ageing")
 
 

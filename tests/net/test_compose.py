@@ -6,7 +6,7 @@ neither the traffic nor the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -101,7 +101,7 @@ def xdp_programs(ns: Namespace) -> dict[str, int]:
 def test_two_modes_are_one_program(switch: Segment, hook: str) -> None:
     sw, (a, b, _) = switch.sw, switch.containers
     alone = running(sw, hook)
-    attach(sw, "p0", mode="count")
+    attach(sw, "p0", mode="count", hook="auto")
     both = running(sw, hook)
     assert both.keys() == alone.keys()
     assert both["p0"] != alone["p0"]
@@ -140,7 +140,7 @@ def test_the_bridge_goes_and_count_stays_under_load(segment: SegmentFactory, hoo
     made = segment(2, kernel_bridge=True, offloads=OFFLOADS[hook])
     sw, (a, b) = made.sw, made.containers
     with attached(sw, "br0", hook=hook), NumberedStream(a.ns, b.ns, b.address4, pps=PPS) as flowing:
-        attach(sw, "p0", mode="count")
+        attach(sw, "p0", mode="count", hook="auto")
         flowing.wait_received(200)
         program = running(sw, hook)["p0"]
         seen = counted(sw)

@@ -34,7 +34,7 @@ def check(kind: str = "tcx") -> State:
         for instance in state.instances.values():
             if instance.mode == "bridge":
                 local = {row.ifindex for row in fdb.rows(reader, instance) if row.local}
-                assert local == set(instance.slots), "an address of this host is missing in the FDB"
+                assert set(instance.slots) <= local, "an address of this host is missing in the FDB"
     return state
 
 

@@ -29,6 +29,7 @@ def test_it_is_explained_in_one_line(family: Family) -> None:
     assert family.help.endswith(".")
     assert "\n" not in family.help
     assert "  " not in family.help
+    assert "\\" not in family.help  # would need an escape on the page
 
 
 @each

@@ -79,9 +79,7 @@ class Fixed:
 
 
 def text(page: Page) -> str:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(page)
-    return generate_latest(registry).decode()
+    return page.text().decode()
 
 
 def values(page: Page) -> Values:
@@ -237,6 +235,23 @@ def test_samples_that_cannot_be_made_leave_none_of_their_collector() -> None:
     found = values(Page(lambda: Fixed(seen=[verdict(1, "forward", 3), stranger, verdict(1, "punt", 3)])))
     assert of(found, "pydp_collector_success", collector="datapath") == 0
     assert not [name for name, _ in found if name == "pydp_verdicts_total"]
+
+
+def test_the_text_says_what_prometheus_client_would_say() -> None:
+    odd = state(instance("lan", "bridge", {1: 'p"1\\x\ny', 2: "p2"}))
+    stats = LinkStats(2**63, 2, 3, 4, 5, 6)
+    page = Page(lambda: Fixed(odd, [verdict(1, "forward", 3), verdict(2, "punt", 4)], Links({1: stats}, {})))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(page)
+
+    def parsed(page: str) -> list[object]:
+        return [
+            (family.name, family.type, family.documentation, [(s.name, s.labels, s.value) for s in family.samples])
+            for family in text_string_to_metric_families(page)
+            if family.name != "pydp_collector_duration_seconds"
+        ]
+
+    assert parsed(text(page)) == parsed(generate_latest(registry).decode())
 
 
 def test_every_family_is_explained_on_the_page() -> None:
