@@ -39,6 +39,9 @@ _INSN = struct.Struct("<BBhi")
 _LOG_SIZE = 16 << 20
 _CFLAGS = ("-Wno-duplicate-decl-specifier", "-Wno-address-of-packed-member")
 
+_LINE_MARK = re.compile(r'#line (\d+) "(.*)"')
+_FUNCTION = re.compile(r"(?!typedef|#)\w[\w\s*]*\([^;]*$")  # the first line of a definition, at column 0
+
 HOOK_TYPES = {"xdp": libbpf.PROG_TYPE_XDP, "tc": libbpf.PROG_TYPE_SCHED_CLS}
 
 
@@ -207,8 +210,8 @@ def _compile(source: Source, cflags: tuple[str, ...]) -> Compiled:
 
 
 def _handle(module: Any) -> ct.c_void_p:
-    """bcc's module as a pointer: bcc does not declare the arguments of all its functions, and a plain number would be cut
-    to 32 bits, which is noticed only in threads, whose heap lies above 4 GiB.
+    """bcc's module as a pointer: bcc does not declare the arguments of all its functions, and a plain number would be
+    cut to 32 bits, which is noticed only in threads, whose heap lies above 4 GiB.
     """
     return ct.c_void_p(module.module)
 
@@ -327,9 +330,30 @@ def _annotated_log(compiled: Compiled, program: str, hook: str) -> str:
             )  # fmt: skip
         if fd >= 0:
             os.close(fd)
-        return log.value.decode(errors="replace")
+        return _with_our_lines(log.value.decode(errors="replace"), compiled.source.text)
     finally:
         module.cleanup()
+
+
+def _with_our_lines(log: str, text: str) -> str:
+    """LOG with the lines of our files. bcc puts an attribute before each function, on a line of its own, so what the
+    kernel is told of a place in the n-th function after a mark is n lines too far down.
+    """
+    file, line, shift = "", 0, 0
+    ours: dict[tuple[str, int], int] = {}
+    for physical in text.splitlines():
+        if mark := _LINE_MARK.match(physical):
+            file, line, shift = Path(mark[2]).name, int(mark[1]) - 1, 0
+            continue
+        line += 1
+        shift += bool(_FUNCTION.match(physical))
+        ours[file, line + shift] = line
+
+    def our_place(found: re.Match[str]) -> str:
+        file, line = Path(found[1]).name, int(found[2])
+        return f" @ {file}:{ours.get((file, line), line)}"
+
+    return re.sub(r" @ (\S+?):(\d+)$", our_place, log, flags=re.MULTILINE)
 
 
 def _last_place(log: str) -> tuple[str, int]:
@@ -341,7 +365,8 @@ def _last_place(log: str) -> tuple[str, int]:
 def _reason(log: str) -> str:
     """The line that matters: the last one that is neither a statistic, an instruction, a register dump nor a remark."""
     noise = re.compile(
-        r"^(processed \d+ insns|max_states|verification time|stack depth|;|\d+: |from \d+ to|\s*$|mark_precise|R\d+\w*=)"
+        r"^(processed \d+ insns|max_states|verification time|stack depth|;|\d+: |from \d+ to|\s*$|mark_precise|"
+        r"R\d+\w*=)"
     )
     lines = [line for line in log.splitlines() if not noise.match(line)]
     return lines[-1].strip() if lines else "refused by the verifier"

@@ -14,7 +14,8 @@ from pydp.datapath.reader import Reader, coarse_clock
 from pydp.datapath.specs import compare_layouts, dict_options
 from pydp.datapath.state import Instance
 from pydp.errors import NothingAttached, PydpError, UsageError
-from pydp.modes import bridge
+from pydp.modes import fdb as table
+from pydp.modes.bridge import BridgeOptions
 
 _VALID, _SLOT_MASK, _SHIFT, _TICKS = 0x10000, 0xFFFF, 24, 0xFFFFFFFF
 # struct fdb_bucket of lib/fdb.h, and where its parts begin, in bytes and in words of 64 and 32 bits.
@@ -26,7 +27,7 @@ _LEARNED, _PERMANENT, _LOCAL = b"\1", b"\2", b"\3"
 # That byte to one of these kinds, or 0 for a place that is being written.
 _KINDS = bytes(
     0 if not flags & _VALID >> 16
-    else (_LOCAL if flags & bridge.LOCAL >> 16 else _PERMANENT)[0] if flags & bridge.STATIC >> 16
+    else (_LOCAL if flags & table.LOCAL >> 16 else _PERMANENT)[0] if flags & table.STATIC >> 16
     else _LEARNED[0]
     for flags in range(256)
 )  # fmt: skip
@@ -67,10 +68,10 @@ def rows(reader: Reader, instance: Instance) -> list[FdbRow]:
     found = []
     for key, where, idle in _live(reader, instance):
         ifindex, device = ports.get(where & _SLOT_MASK, (0, ""))
-        local, permanent = bool(where & bridge.LOCAL), bool(where & bridge.STATIC)
+        local, permanent = bool(where & table.LOCAL), bool(where & table.STATIC)
         mac = (key & (1 << 48) - 1).to_bytes(6, "little")
-        seconds = 0.0 if permanent else idle * bridge.TICK
-        sticky, owned = bool(where & bridge.STICKY), bool(where & bridge.OWNED)
+        seconds = 0.0 if permanent else idle * table.TICK
+        sticky, owned = bool(where & table.STICKY), bool(where & table.OWNED)
         found.append(FdbRow(mac, key >> 48, ifindex, device, permanent, local, sticky, seconds, owned))
     return sorted(found, key=lambda row: (row.vid, row.mac))
 
@@ -81,7 +82,7 @@ def census(reader: Reader, instance: Instance) -> Census:
     words = array("I", raw)
     now, ageing = _now(), instance.constants["CONFIG_FDB_AGEING"]
     learned = permanent = local = 0
-    for way in range(bridge.WAYS):
+    for way in range(table.WAYS):
         # One step of Python per address is too slow for 100,000 of them: whole columns go through C loops. Keys are not
         # looked at: a place without one has no flags, but for an instant while it changes hands.
         kinds = raw[_FLAGS + 4 * way :: _BUCKET].translate(_KINDS)
@@ -115,13 +116,13 @@ def vlans(reader: Reader, instance: Instance, device: str) -> list[int] | None:
 
 def capacity(instance: Instance) -> int:
     """Addresses the table was made for (--fdb-size)."""
-    options: bridge.BridgeOptions = dict_options(instance)
+    options: BridgeOptions = dict_options(instance)
     return options.fdb_size
 
 
 def places(instance: Instance) -> int:
     """Places the table has: more than addresses it was made for."""
-    return int(instance.constants["CONFIG_FDB_BUCKETS"]) * bridge.WAYS
+    return int(instance.constants["CONFIG_FDB_BUCKETS"]) * table.WAYS
 
 
 def _table(reader: Reader, instance: Instance) -> bytes:
@@ -148,14 +149,14 @@ def _live(reader: Reader, instance: Instance) -> Iterator[tuple[int, int, int]]:
     raw = _table(reader, instance)
     keys, words = memoryview(raw).cast("Q"), memoryview(raw).cast("I")
     now, ageing = _now(), instance.constants["CONFIG_FDB_AGEING"]
-    for way in range(bridge.WAYS):
+    for way in range(table.WAYS):
         taken = keys[way::_QUADS].tolist()
         columns = (taken, words[_WHERE + way :: _WORDS].tolist(), words[_SEEN + way :: _WORDS].tolist())
         for key, where, seen in compress(zip(*columns, strict=True), taken):
             # Read while the datapath writes: a stamp may be younger than our clock.
             idle = now - seen & _TICKS
             idle = 0 if idle >> 31 else idle
-            if where & _VALID and (where & bridge.STATIC or idle <= ageing):
+            if where & _VALID and (where & table.STATIC or idle <= ageing):
                 yield key, where, idle
 
 
@@ -193,7 +194,7 @@ def add(datapath: Datapath, instance: Instance, mac: bytes, device: str, *, vid:
     """Enter a permanent address. Raises UsageError for a device that is no port, PydpError when there is no place."""
     slot = _slot(instance, device)
     with datapath.store.locked():
-        done = datapath.control(instance, [bridge.add_request(mac, vid, slot, sticky=sticky)])
+        done = datapath.control(instance, [table.add_request(mac, vid, slot, sticky=sticky)])
     if not done[0].result:
         raise PydpError(
             "no place: all that this address could have hold permanent addresses",
@@ -204,7 +205,7 @@ def add(datapath: Datapath, instance: Instance, mac: bytes, device: str, *, vid:
 def delete(datapath: Datapath, instance: Instance, mac: bytes, *, vid: int = 0) -> None:
     """Take an address out. Raises PydpError when it is not there."""
     with datapath.store.locked():
-        done = datapath.control(instance, [bridge.delete_request(mac, vid)])
+        done = datapath.control(instance, [table.delete_request(mac, vid)])
     if not done[0].result:
         raise PydpError(f"{mac.hex(':')}{f' vlan {vid}' if vid else ''} is not in the FDB of {instance.name}")
 
@@ -217,7 +218,7 @@ def flush(
     """
     slot = _slot(instance, device) if device else None
     with datapath.store.locked():
-        done = datapath.control(instance, [bridge.flush_request(slot=slot, vid=vid, static=permanent)])
+        done = datapath.control(instance, [table.flush_request(slot=slot, vid=vid, static=permanent)])
     return int(done[0].result)
 
 

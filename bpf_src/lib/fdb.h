@@ -12,8 +12,10 @@
 // busy place for unknown. Two CPUs that learn one address at the same instant may enter it twice: the first place of the
 // two is used, the other ages.
 
-#define FDB_WAYS       4
-#define FDB_TICK_SHIFT 24 /* ns to ticks of 16.8 ms */
+enum fdb_limit {
+	FDB_WAYS = 4, /* places of a bucket */
+	FDB_TICK_SHIFT = 24, /* ns to ticks of 16.8 ms */
+};
 
 struct fdb_bucket {
 	__u64 key[4]; /* MAC address, first byte lowest, then the VLAN id; 0 for an empty place */

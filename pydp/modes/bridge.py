@@ -13,19 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydp.errors import UsageError
-from pydp.model import Bridge, BridgePort, FdbEntry, PortState, Vlan
+from pydp.model import Bridge, BridgePort, PortState, Vlan
 from pydp.modes.base import Context, Control, Entries, Target, Traits, View
+from pydp.modes.fdb import buckets, fdb_key, forget_request, kernel_request, local_request, power_of_two, ticks
 from pydp.options import option
 
 MAX_PORTS = 256  # BRIDGE_PORTS
-TICK = (1 << 24) / 1e9  # seconds, FDB_TICK_SHIFT
 ETHERNET_AND_TAG = 18  # a frame may be longer than the MTU by both (is_skb_forwardable, net/core/dev.c)
-WAYS = 4
 
-# enum bridge_port_flag, enum fdb_flag, enum bridge_operation
+# enum bridge_port_flag
 PRESENT, FORWARDING, LEARNING, HAIRPIN, ISOLATED, PUNT, PEER = 1, 2, 4, 64, 128, 256, 512
-STATIC, LOCAL, STICKY, OWNED = 0x20000, 0x40000, 0x80000, 0x100000
-ADD, DELETE, FLUSH = 1, 2, 3
 
 PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}
 _VLAN = re.compile(r"(?P<dev>[^=]+)=(?P<low>\d+)(?:-(?P<high>\d+))?(?P<flags>(?:[: ](?:pvid|untagged))*)")
@@ -123,13 +120,13 @@ class BridgeMode:
             "CONFIG_BRIDGE_ADOPTED": int(bridge is not None),
             "CONFIG_BRIDGE_VLAN_FILTERING": int(filtering),
             "CONFIG_BRIDGE_TAG_PROTOCOL": protocol,
-            "CONFIG_BRIDGE_SLOTS": _power_of_two(max(context.slots.values()) + 1),
-            "CONFIG_FDB_BUCKETS": _buckets(options.fdb_size),
+            "CONFIG_BRIDGE_SLOTS": power_of_two(max(context.slots.values()) + 1),
+            "CONFIG_FDB_BUCKETS": buckets(options.fdb_size),
             "CONFIG_FDB_AGEING": ticks(ageing_of(options, bridge)),
         }
 
     def sizes(self, options: BridgeOptions, context: Context) -> Mapping[str, int]:
-        return {"fdb": _buckets(options.fdb_size)}
+        return {"fdb": buckets(options.fdb_size)}
 
     def entries(self, options: BridgeOptions, context: Context) -> Entries:
         bridge = context.view.bridges.get(context.target.adopted)
@@ -149,11 +146,11 @@ class BridgeMode:
         wanted: dict[int, tuple[Any, ...]] = {}
         for ifindex, slot in context.slots.items():
             for key in _own_keys(context.view.links[ifindex].mac, vids[ifindex]):
-                wanted[key] = _add(key, slot | LOCAL | STATIC | OWNED, 0)
+                wanted[key] = local_request(key, slot)
         for entry in context.fdb:
-            if request := _kernel_entry(entry, context.slots):
+            if request := kernel_request(entry, context.slots):
                 wanted[request[0]] = request
-        return [_flush(OWNED, OWNED), *wanted.values()]
+        return [forget_request(), *wanted.values()]
 
     def _vids(self, options: BridgeOptions, context: Context) -> Mapping[int, Sequence[int]]:
         """VLANs, by port, in which a port's own address is known beside 0 (a kernel bridge's FDB tells them itself)."""
@@ -169,79 +166,15 @@ def ageing_of(options: BridgeOptions, bridge: Bridge | None) -> float:
     return bridge.ageing if bridge else 300.0
 
 
-def ticks(seconds: float) -> int:
-    """Seconds in the unit of struct fdb_bucket's `seen`; 0 only for 0."""
-    return max(1, round(seconds / TICK)) if seconds else 0
-
-
-def fdb_key(mac: bytes, vid: int) -> int:
-    """The key of struct fdb_bucket: the address, first byte lowest, then the VLAN id."""
-    return int.from_bytes(mac, "little") | vid << 48
-
-
 def _own_keys(mac: bytes, vids: Iterable[int]) -> list[int]:
     """Keys of a device's own address; a device may have none."""
     return [fdb_key(mac, vid) for vid in (0, *vids)] if mac else []
-
-
-def _buckets(size: int) -> int:
-    """Buckets of the table. It has more places than --fdb-size asks for, so that addresses that meet do not evict each
-    other."""
-    return _power_of_two(-(-size * 3 // (2 * WAYS)))
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(number - 1, 0).bit_length()
 
 
 def _counted(ports: tuple[int, ...]) -> tuple[int, ...]:
     if len(ports) > MAX_PORTS:
         raise UsageError(f"{len(ports)} ports are too many: a bridge has up to {MAX_PORTS}")
     return ports
-
-
-def _add(key: int, where: int, idle: int) -> tuple[Any, ...]:
-    """A struct bridge_request."""
-    return (key, ADD, where, 0, 0, 0, idle, 0, 0)
-
-
-def _flush(where: int, mask: int, vid: int | None = None) -> tuple[Any, ...]:
-    return (0, FLUSH, where, mask, 0xFFF if vid is not None else 0, vid or 0, 0, 0, 0)
-
-
-def add_request(mac: bytes, vid: int, slot: int, *, sticky: bool = False) -> tuple[Any, ...]:
-    """Enter a permanent address."""
-    return _add(fdb_key(mac, vid), slot | STATIC | (STICKY if sticky else 0), 0)
-
-
-def delete_request(mac: bytes, vid: int) -> tuple[Any, ...]:
-    """Take an address out."""
-    return (fdb_key(mac, vid), DELETE, 0, 0, 0, 0, 0, 0, 0)
-
-
-def flush_request(*, slot: int | None = None, vid: int | None = None, static: bool = False) -> tuple[Any, ...]:
-    """Take out learned addresses (with STATIC also permanent ones, never this host's), of a slot or VLAN or all."""
-    mask, where = OWNED | LOCAL, 0
-    if not static:
-        mask |= STATIC
-    if slot is not None:
-        mask, where = mask | 0xFFFF, where | slot
-    return _flush(where, mask, vid)
-
-
-def _kernel_entry(entry: FdbEntry, slots: Mapping[int, int]) -> tuple[Any, ...] | None:
-    """What the kernel bridge knows, as a request; None for what concerns no port."""
-    key = fdb_key(entry.mac, entry.vid)
-    if entry.mac[0] & 1:
-        return None
-    if entry.local:
-        return _add(key, slots.get(entry.ifindex, 0) | LOCAL | STATIC | OWNED, 0)
-    if entry.ifindex not in slots:
-        return None
-    slot = slots[entry.ifindex]
-    if entry.static or entry.extern_learn or entry.sticky:
-        return _add(key, slot | STATIC | OWNED | (STICKY if entry.sticky else 0), 0)
-    return _add(key, slot, ticks(entry.updated))
 
 
 def _standalone(options: BridgeOptions, context: Context) -> Iterable[BridgePort]:

@@ -24,7 +24,7 @@ from pydp.datapath.compose import Stage, compose, program_name
 from pydp.model import Bridge, FdbEntry, Link
 from pydp.modes import MODES
 from pydp.modes.base import Context, Target
-from pydp.modes.bridge import TICK
+from pydp.modes.fdb import TICK
 from pydp.sources import bpf_src
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ import pytest
 
 from ebpf import testrun
 from pydp.modes import MODES
-from pydp.modes.bridge import STATIC, STICKY, TICK, add_request, delete_request, flush_request
+from pydp.modes.fdb import STATIC, STICKY, TICK, add_request, delete_request, flush_request
 from tests.datapath.conftest import MakeRig
 from tests.datapath.frames import BROADCAST, eth, mac, tagged
 from tests.datapath.harness import DROP, PASS, Rig

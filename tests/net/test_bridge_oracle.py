@@ -113,9 +113,8 @@ class Twins:
 
     def compare_random(self, examples: int) -> None:
         """Compare EXAMPLES random sequences."""
-        given(announced=st.booleans(), sequence=_sequences)(
-            settings(max_examples=examples, deadline=None)(self.compare)
-        )()
+        random = given(announced=st.booleans(), sequence=_sequences)(self.compare)
+        settings(max_examples=examples, deadline=None)(random)()
 
 
 def described(seen: tuple[list[bytes], ...]) -> list[list[str]]:

@@ -32,7 +32,7 @@ from pydp.lab import Namespace, Segment, ping, poll
 from pydp.metrics.families import FAMILIES
 from pydp.metrics.page import Page
 from pydp.metrics.sources import LiveSources
-from pydp.modes import bridge
+from pydp.modes import fdb as table
 
 pytestmark = pytest.mark.usefixtures("bpffs")
 
@@ -407,7 +407,7 @@ def test_a_full_house_is_read_in_time(namespace: Callable[..., Namespace], lan: 
     instance = made.attach("p0", "p1", fdb_size=addresses)
     first = int.from_bytes(b"\x02\xaa\0\0\0\0", "big")
     macs = ((first + number).to_bytes(6, "big") for number in range(addresses))
-    wanted = [bridge.add_request(mac, 0, number % 2) for number, mac in enumerate(macs)]
+    wanted = [table.add_request(mac, 0, number % 2) for number, mac in enumerate(macs)]
     with made.datapath.store.locked():
         made.datapath.control(instance, wanted)
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that Python needs before any C text is read are those of the C text."""
+
+from __future__ import annotations
+
+import pytest
+
+from ebpf.abi import Abi
+from ebpf.loader import CONSTANT_MAGIC
+from ebpf.source import flatten
+from pydp import fdb as reading
+from pydp.datapath import change, specs
+from pydp.modes import bridge, count
+from pydp.modes import fdb as table
+from pydp.sources import bpf_src
+
+
+@pytest.fixture(scope="module")
+def abi() -> Abi:
+    stages = sorted(path.name for path in bpf_src().glob("*.c"))
+    main = "".join(f'#include "{name}"\n' for name in ["abi.h", *stages])
+    return Abi(flatten(main, include_dirs=[bpf_src()], virtual={"config.h": ""}).text)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("limit", {"VERDICTS": specs.VERDICTS, "STAGES": specs.STAGES, "STAGE_CONSTANTS": change._STAGE_CONSTANTS}),
+        ("constant", {"CONSTANT_SLOT": change._SLOT, "CONSTANT_SEED": change._SEED}),
+        ("count_kind", {"COUNT_KINDS": count.KINDS}),
+        ("bridge_limit", {"BRIDGE_PORTS": bridge.MAX_PORTS}),
+        ("bridge_operation", {f"BRIDGE_{name}": getattr(table, name) for name in ("ADD", "DELETE", "FLUSH")}),
+        ("fdb_limit", {"FDB_WAYS": table.WAYS, "FDB_TICK_SHIFT": (round(table.TICK * 1e9)).bit_length() - 1}),
+        (
+            "fdb_flag",
+            {
+                f"FDB_{name}": getattr(table, name)
+                for name in ("SLOT_MASK", "VALID", "STATIC", "LOCAL", "STICKY", "OWNED")
+            },
+        ),
+        (
+            "bridge_port_flag",
+            {
+                f"PORT_{name}": getattr(bridge, name)
+                for name in ("PRESENT", "FORWARDING", "LEARNING", "HAIRPIN", "ISOLATED", "PUNT", "PEER")
+            },
+        ),
+        ("fdb_event", {f"FDB_{name.upper()}": number for number, name in enumerate(reading.EVENTS)}),
+    ],
+)
+def test_equal_those_of_c(abi: Abi, name: str, numbers: dict[str, int]) -> None:
+    members = abi.enum(name).members
+    assert {one: members[one] for one in numbers} == numbers
+
+
+def test_every_verdict_has_its_class_and_its_words(abi: Abi) -> None:
+    verdicts, classes = abi.enum("verdict"), abi.enum("verdict_class").members
+    for name, number in verdicts.members.items():
+        kind = name.split("_")[0]
+        expected = "DROP" if number >= classes["CLASS_DROP"] else "PUNT" if number >= classes["CLASS_PUNT"] else kind
+        assert kind == expected, name
+        assert kind in ("PASS", "FORWARD", "FLOOD", "PUNT", "DROP"), name
+        assert verdicts.comments[name], name
+
+
+def test_the_magic_of_constants_is_in_the_text() -> None:
+    assert f"0x{CONSTANT_MAGIC:08x}00000000ULL" in (bpf_src() / "abi.h").read_text()
