@@ -260,7 +260,7 @@ static __always_inline __u32 bridge_length(hook_ctx *ctx, const struct packet *p
 static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	struct bridge_port *in = bridge_ports.lookup(&slot);
-	if (!in || in->flags & PORT_PUNT)
+	if (!in)
 		return PUNT_PORT;
 	if (is_group(packet->source) || !packet->source)
 		return DROP_SOURCE;
@@ -272,18 +272,21 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 	if (CONFIG_BRIDGE_VLAN_FILTERING) {
 		enum verdict verdict = bridge_vlan_in(packet, in, slot, &vid);
 		if (verdict != PASS_UNCLAIMED)
-			return link_local ? PUNT_LINK_LOCAL : verdict;
+			return in->flags & PORT_PUNT ? PUNT_PORT : link_local ? PUNT_LINK_LOCAL : verdict;
 	}
 	__u32 length = bridge_length(ctx, packet);
 	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
 	__u32 now = fdb_now();
-	if (in->flags & PORT_LEARNING && CONFIG_FDB_AGEING) {
-		enum verdict verdict = bridge_learn(packet->source | vlan_key, seed, slot, now);
-		if (verdict != PASS_UNCLAIMED && !link_local)
-			return verdict;
-	}
+	enum verdict learned = PASS_UNCLAIMED;
+	if (in->flags & PORT_LEARNING && CONFIG_FDB_AGEING)
+		learned = bridge_learn(packet->source | vlan_key, seed, slot, now);
+	/* Also what the kernel decides about may be a station that has moved to this port. */
+	if (in->flags & PORT_PUNT)
+		return PUNT_PORT;
 	if (link_local) /* like the kernel, learn from them all but pause frames (__br_handle_local_finish) */
 		return PUNT_LINK_LOCAL;
+	if (learned != PASS_UNCLAIMED)
+		return learned;
 	if (is_group(packet->dest))
 		return bridge_flood(ctx, packet, slot, vid, length);
 	__u32 where = fdb_lookup(packet->dest | vlan_key, seed, now);

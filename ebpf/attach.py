@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 from ebpf import libbpf
 from ebpf.errors import AttachError, DeviceGone, EbpfError, ForeignProgram, NotPermitted, NotSupported
+from ebpf.filters import read_filters
 from ebpf.loader import Program
 
 Hook = Literal["xdp", "xdp-generic", "tc", "tc-egress"]
@@ -295,27 +296,15 @@ def describe_program(prog_id: int) -> str:
 
 
 def filters(ifindex: int, hook: Hook) -> list[str]:
-    """The tc filters on one side of an interface, in words."""
-    from pyroute2 import IPRoute  # heavy: only who attaches to tc pays for it
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    parent = 0xFFFFFFF3 if hook == "tc-egress" else 0xFFFFFFF2  # TC_H_CLSACT | TC_H_MIN_EGRESS or _INGRESS
-    found = []
-    with IPRoute() as netlink:
-        try:
-            dumped = list(netlink.get_filters(index=ifindex, parent=parent))
-        except NetlinkError:
-            return []  # no clsact or ingress qdisc: nothing can hold filters
-        for message in dumped:
-            options = message.get_attr("TCA_OPTIONS")
-            if not message["handle"] or options is None:
-                continue  # the head of a chain, not a filter
-            kind = message.get_attr("TCA_KIND")
-            name = options.get_attr("TCA_BPF_NAME") if kind == "bpf" else None
-            found.append(
-                f"{kind} {name!r} (pref {message['info'] >> 16})" if name else f"{kind} (pref {message['info'] >> 16})"
-            )
-    return found
+    """The tc filters on one side of an interface, in words; none for one that is gone."""
+    direction = "egress" if hook == "tc-egress" else "ingress"
+    try:
+        found = [one for one in read_filters(ifindex) if one.direction == direction]
+    except OSError:
+        return []
+    return [
+        f"{one.kind} {one.name!r} (pref {one.pref})" if one.name else f"{one.kind} (pref {one.pref})" for one in found
+    ]
 
 
 def _attach_error(where: str, ifindex: int, hook: Hook, error: OSError) -> EbpfError:

@@ -36,10 +36,10 @@ def run(
 ) -> Outcome:
     """Run PROGRAM on FRAME.
 
-    XDP takes frames of 14 bytes up (frames above a page need a program with frags); IFINDEX is the device it seems to
-    come from. tc takes ``skb`` members (mark, gso_size, ...) as they may be set in a test run; a VLAN tag in skb
-    metadata cannot be given, since the kernel refuses vlan_tci in the context, and comes from the frame itself. Raises
-    EbpfError.
+    Frames have 14 bytes or more. XDP sees those above a page in several buffers; IFINDEX is the device they seem to
+    come from. tc takes up to some 3.7 kB, whole IP headers only, and ``skb`` members (mark, gso_size, ...) as they may
+    be set in a test run. A VLAN tag cannot be put into skb metadata, where the kernel puts it before tc on a device: it
+    stays in the frame. Raises EbpfError.
     """
     out = ct.create_string_buffer(max(_ROOM, len(frame) + 512))
     data = ct.create_string_buffer(frame, len(frame))

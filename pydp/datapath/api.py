@@ -44,6 +44,15 @@ class Request:
     counters: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an attach comes to: the instance, facts of its ports, and what its mode looks at."""
+
+    instance: Instance
+    devices: Mapping[int, Device]
+    context: Context
+
+
 class Datapath:
     """What is attached in the network namespace of the calling process."""
 
@@ -69,7 +78,7 @@ class Datapath:
     def plan(self, request: Request) -> tuple[Instance, Instance | None]:
         """What an attach would make, and what it would replace. Raises PydpError, EbpfError. Changes nothing."""
         alive = _without_dead(self.store, self.read())
-        instance, _, _ = self._plan(request, alive, View.read())
+        instance = self._plan(request, alive, View.read()).instance
         return instance, alive.instances.get(instance.name)
 
     def attach(self, request: Request) -> Instance:
@@ -78,15 +87,12 @@ class Datapath:
             old = recovery.recover(self.store, self._ask_again)
             view = View.read()
             alive = _without_dead(self.store, old)
-            instance, devices, target = self._plan(request, alive, view)
-            fdb = _adopted_fdb(target)
+            plan = self._plan(request, alive, view)
+            instance = plan.instance
+            context = replace(plan.context, fdb=_adopted_fdb(plan.context.target))
             new = replace(alive, instances={**alive.instances, instance.name: instance})
-            new = replace(new, settings=_merged(_still_needed(old, new), _settings(instance, devices, target, old)))
-
-            def context(one: Instance) -> Context:
-                return Context(view, one.target, one.slots, one.hook, _peers(devices), fdb)
-
-            done = change.Change(self.store, old, alive, new, context).run()
+            new = replace(new, settings=_merged(_still_needed(old, new), _settings(instance, plan.devices, old)))
+            done = change.Change(self.store, old, alive, new, lambda _: context).run()
         sweep(self.store)
         return done.instances[instance.name]
 
@@ -107,7 +113,7 @@ class Datapath:
         sweep(self.store)
         return gone
 
-    def _plan(self, request: Request, old: State, view: View) -> tuple[Instance, Mapping[int, Device], Target]:
+    def _plan(self, request: Request, old: State, view: View) -> _Plan:
         mode = mode_of(request.mode)
         options = parse_options(mode.Options, request.options)
         if not request.interfaces:
@@ -139,7 +145,8 @@ class Datapath:
         )
         context = Context(view, target, instance.slots, hook, _peers(devices))
         constants = mode.constants(options, context)
-        return replace(instance, constants=constants, sizes=mode.sizes(options, context)), devices, target
+        instance = replace(instance, constants=constants, sizes=mode.sizes(options, context))
+        return _Plan(instance, devices, context)
 
     # Maps of an instance
 
@@ -249,18 +256,16 @@ def _adopted_fdb(target: Target) -> Sequence[FdbEntry]:
     return read_fdb(target.adopted) if target.adopted else ()
 
 
-def _settings(
-    instance: Instance, devices: Mapping[int, Device], target: Target, old: State
-) -> dict[int, Mapping[str, int]]:
+def _settings(instance: Instance, devices: Mapping[int, Device], old: State) -> dict[int, Mapping[str, int]]:
     """What is about to be changed on the ports, as it is now.
 
     promisc: without a kernel bridge nobody else makes a port take frames for others. clsact: before 6.6 our filters
     need that queueing discipline.
     """
     found: dict[int, Mapping[str, int]] = {}
-    promisc = not target.adopted and MODES[instance.mode].traits.claims
+    promisc = not instance.adopted and MODES[instance.mode].traits.claims
     clsact = any(kind_of(hook) == "clsact" for hook in instance.hooks)  # type: ignore[arg-type]
-    for ifindex in target.ports:
+    for ifindex in instance.slots:
         known = old.settings.get(ifindex, {})
         now = {}
         if promisc and devices[ifindex].link.kind not in ("veth", "tun") and "promisc" not in known:

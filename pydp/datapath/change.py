@@ -24,10 +24,10 @@ from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
 from ebpf.pins import STATE, Store, pin_errors, write_blob
 from pydp.datapath.compose import Stage, compose, kind_of, program_name
-from pydp.datapath.devices import set_promisc
+from pydp.datapath.devices import pin_ports, set_promisc
 from pydp.datapath.recovery import changed_instances, finish, open_link, roll_back
 from pydp.datapath.specs import VERDICTS, compare_layouts, describe, dict_options
-from pydp.datapath.state import Attachment, Instance, State
+from pydp.datapath.state import PORTS, Attachment, Instance, State
 from pydp.modes import MODES
 from pydp.modes.base import Context
 
@@ -248,6 +248,7 @@ class Change:
 
     def _build_tree(self) -> None:
         tree = self.store.prepare(FOLDERS)
+        pin_ports(tree / PORTS, {one.ifindex for one in self.new.attachments.values()})
         write_blob(tree / STATE, json.dumps(self.new.document()).encode())
         for folder, pins in (("maps", self._built.maps), ("counters", self._built.counters)):
             for pin, one in pins.items():

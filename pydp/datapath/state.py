@@ -12,6 +12,7 @@ from ebpf.errors import PinError
 from pydp.modes.base import Target
 
 VERSION = 1
+PORTS = "ports"  # its neighbour, see devices.pin_ports
 
 
 @dataclass(frozen=True, slots=True)

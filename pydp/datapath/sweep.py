@@ -8,27 +8,23 @@ included. Whoever attaches or detaches next, in whichever namespace, removes it.
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable
+import os
 from pathlib import Path
 
+from ebpf import libbpf
 from ebpf.errors import EbpfError
 from ebpf.pins import Store, remove_tree
-from pydp.datapath.recovery import open_link
-from pydp.datapath.state import State
-from pydp.kernel import namespace_cookies
-
-Cookies = Callable[[], frozenset[str]]
+from pydp.datapath.devices import any_port_left
+from pydp.datapath.state import PORTS
 
 
 def sweep(own: Store) -> list[str]:
-    """Remove the stores beside OWN of which nothing is attached any more; gives their names.
+    """Remove the stores beside OWN whose ports are all gone; gives their names.
 
-    A store that is locked is somebody's, and one that cannot be read is left for a human: neither is an error here, nor
-    does it wait.
+    The documents are not looked at: whoever wrote them, without ports they are about nothing. A store that is locked is
+    somebody's; that is no error here, and it does not wait.
     """
     swept = []
-    cookies = functools.cache(namespace_cookies)
     try:
         names = sorted(path.name for path in own.area.iterdir())
     except OSError:  # ours was the last
@@ -36,32 +32,39 @@ def sweep(own: Store) -> list[str]:
     for name in names:
         store = Store(name, area=own.area.name)
         with contextlib.suppress(EbpfError, OSError):
-            if name != own.base.name and _dead(store, cookies) and _remove(store, cookies):
+            if name != own.base.name and _dead(store) and _remove(store):
                 swept.append(name)
     return swept
 
 
-def _remove(store: Store, cookies: Cookies) -> bool:
+def _remove(store: Store) -> bool:
     with store.locked(timeout=0):
-        if not _dead(store, cookies):  # used again since we looked
+        if not _dead(store):  # used again since we looked
             return False
         remove_tree(store.current)
         remove_tree(store.next)
     return True
 
 
-def _dead(store: Store, cookies: Cookies) -> bool:
-    return not any(_attached(store, tree, cookies) for tree in (store.current, store.next))
+def _dead(store: Store) -> bool:
+    return not any(_lives(tree) for tree in (store.current, store.next) if tree.exists())
 
 
-def _attached(store: Store, tree: Path, cookies: Cookies) -> bool:
-    """Whether anything of TREE is still attached, as far as can be seen from another namespace."""
-    state = State.from_document(store.read(tree))
-    for one in state.attachments.values():
-        if one.kind == "clsact":
-            # Nothing tells of a filter outside its namespace, which is alive as long as anybody can see it.
-            return store.base.name in cookies()
-        with contextlib.suppress(FileNotFoundError), contextlib.closing(open_link(tree, one)) as link:
-            if link.ifindex:
-                return True
+def _lives(tree: Path) -> bool:
+    """Whether a port of TREE is there, or a link attached: a device that moved to another namespace takes its XDP
+    program along. Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):  # killed before anything was attached, or after all was detached
+        if any_port_left(tree / PORTS):
+            return True
+    with contextlib.suppress(FileNotFoundError):
+        return any(_attached(link) for link in (tree / "links").iterdir())
     return False
+
+
+def _attached(path: Path) -> bool:
+    fd = libbpf.obj_get(str(path))
+    try:
+        return bool(libbpf.link_info(fd).ifindex)
+    finally:
+        os.close(fd)

@@ -6,12 +6,12 @@ imported when a View or XDP features are read. Errors are those of pydp.errors w
 elsewhere.
 """
 
+from ebpf.filters import Filter, read_filters
 from pydp.kernel.device import Device, PeerDevice, read_device, read_devices
 from pydp.kernel.ethtool import Features
 from pydp.kernel.fdb import read_fdb
-from pydp.kernel.filters import Filter, read_filters
 from pydp.kernel.host import has_tcx, is_bpffs, kernel_version
-from pydp.kernel.namespace import Namespace, find_namespaces, inside, namespace_cookie, namespace_cookies
+from pydp.kernel.namespace import Namespace, find_namespaces, inside, namespace_cookie
 from pydp.kernel.netfilter import Ruleset, bridge_netfilter_active, read_ruleset
 from pydp.kernel.view import View
 from pydp.kernel.xdpfeatures import XdpFeature, read_xdp_features
@@ -32,7 +32,6 @@ __all__ = [
     "is_bpffs",
     "kernel_version",
     "namespace_cookie",
-    "namespace_cookies",
     "read_device",
     "read_devices",
     "read_fdb",

@@ -7,7 +7,7 @@ import os
 import struct
 import sys
 
-from pydp.kernel.netlink import NETLINK_ROUTE, attribute, attributes, dump
+from ebpf.netlink import NETLINK_ROUTE, attribute, attributes, dump
 from pydp.model import FdbEntry
 
 _AF_BRIDGE = 7

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pydp.kernel.netlink import NETLINK_ROUTE, attribute, attributes, dump, text
+from ebpf.netlink import NETLINK_ROUTE, attribute, attributes, dump, text
 
 _RTM_GETLINK, _RTM_GETSTATS = 18, 94
 _IFINFOMSG = struct.Struct("=BxHiII")

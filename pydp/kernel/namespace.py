@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydp.kernel.netlink import NETLINK_ROUTE, ask, attribute, attributes
+from ebpf.netlink import NETLINK_ROUTE, ask, attribute, attributes
 
 _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
@@ -58,21 +58,6 @@ def namespace_cookie() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     return str(struct.unpack("=Q", raw)[0])
-
-
-def namespace_cookies() -> frozenset[str]:
-    """The cookies of all namespaces that a mount or a process shows, the current one among them."""
-    found = {namespace_cookie()}
-    seen: set[int] = set()
-    for _, path in _candidates():
-        try:
-            inode = Path(path).stat().st_ino
-            if inode not in seen:
-                seen.add(inode)
-                found.add(inside(path, namespace_cookie))
-        except OSError:  # gone meanwhile, or not for our eyes
-            continue
-    return frozenset(found)
 
 
 def inside(path: str, work: Callable[[], _T]) -> _T:

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ebpf.netlink import NETLINK_NETFILTER, attributes, dump, nested, text
 from pydp.errors import NotAllowed
-from pydp.kernel.netlink import NETLINK_NETFILTER, attributes, dump, nested, text
 from pydp.kernel.view import View
 from pydp.kernel.xtables import LegacyTable, read_legacy_tables
 from pydp.model import Bridge, NfCall

@@ -118,6 +118,22 @@ def test_a_station_moves_for_both(segment: SegmentFactory) -> None:
         assert kernel_ports(made) == {mac(0): "p2", mac(1): "p1"}
 
 
+def test_a_station_moves_to_a_port_that_is_the_kernels(segment: SegmentFactory) -> None:
+    """Frames from a port with a feature that is not built here are all punted, but learned from: else frames for a
+    station that went there would go to its old port until the entry has aged.
+    """
+    made = bridged(segment, "tc")
+    set_flag(made.sw, "neigh_suppress", "p2")
+    with attached(made.sw, "br0"), Stations(made) as stations:
+        for number in (0, 1):
+            stations.exchange(number, frame(BROADCAST, mac(number)))
+        to, back = frame(mac(0), mac(1)), frame(mac(1), mac(0))
+        assert stations.exchange(1, to) == ([to], [], [])
+        assert stations.exchange(2, back) == ([], [back], [])
+        assert stations.exchange(1, to) == ([], [], [to])
+        assert count(made.sw, "punt_port") == 2
+
+
 def test_the_kernel_keeps_what_only_ebpf_sees(segment: SegmentFactory) -> None:
     """Its entry would age: it sees none of the frames that are forwarded here. A station that is silent ages in both,
     however much is sent to it."""

@@ -39,15 +39,15 @@ class Scene:
 # vx0 is a kind of port that is made promiscuous.
 _ATTACH = Scene("bridge p0 p1 vx0")
 _COUNT = Scene("count p0 p1")
-# The last number: every moment in turn, or every third where each attempt takes long.
+# The last number: every moment in turn, or every second or third where each attempt takes long.
 SCENES = [
     pytest.param("tcx", _ATTACH, 3, id="tcx bridge"),
     pytest.param("tcx", Scene("bridge p0 p1 p2", (_ATTACH.step,)), 3, id="tcx bridge replace"),
     pytest.param("tcx", Scene("count p0", ("bridge p0",)), 3, id="tcx compose"),
     pytest.param("tcx", Scene("detach", ("bridge p0 vx0", "count p0")), 3, id="tcx bridge detach"),
-    pytest.param("tcx", _COUNT, 1, id="tcx attach"),
-    pytest.param("tcx", Scene("count p1 p2", (_COUNT.step,)), 1, id="tcx replace"),
-    pytest.param("tcx", Scene("detach", (_COUNT.step,)), 1, id="tcx detach"),
+    pytest.param("tcx", _COUNT, 2, id="tcx attach"),
+    pytest.param("tcx", Scene("count p1 p2", (_COUNT.step,)), 2, id="tcx replace"),
+    pytest.param("tcx", Scene("detach", (_COUNT.step,)), 2, id="tcx detach"),
     pytest.param("clsact", _COUNT, 1, id="clsact attach"),
     pytest.param("clsact", Scene("count p1 p2", (_COUNT.step,)), 1, id="clsact replace"),
     pytest.param("clsact", Scene("detach", (_COUNT.step,)), 1, id="clsact detach"),
@@ -55,8 +55,8 @@ SCENES = [
 FAILING = [
     pytest.param("tcx", Scene("bridge p0 vx0"), 4, id="tcx bridge"),
     pytest.param("tcx", Scene("count p0"), 1, id="tcx attach"),
-    pytest.param("tcx", Scene("count p0 p1", ("count p0",)), 1, id="tcx replace"),
-    pytest.param("clsact", Scene("count p1", ("count p0",)), 1, id="clsact replace"),
+    pytest.param("tcx", Scene("count p0 p1", ("count p0",)), 3, id="tcx replace"),
+    pytest.param("clsact", Scene("count p1", ("count p0",)), 2, id="clsact replace"),
     pytest.param("clsact", Scene("detach", ("count p0",)), 1, id="clsact detach"),
 ]
 
@@ -162,14 +162,14 @@ def test_killed_at_random_moments_under_load(staged: Callable[[str], Stage], kin
     chance = random.Random(kind)
     killed = 0
     with NumberedStream(source.ns, sink.ns, sink.address4, pps=3000) as stream:
-        for step in steps * 5:
+        for step in steps * (2 if kind == "xdp" else 4):
             result = stage.do(step, {"kill_after": chance.uniform(0.2, 1.0) * seconds[step]})
             killed += result.end == "killed"
             stage.check()
             if result.end == "killed":
                 stage.again(Scene(step))
         stream.wait_received(1)
-    assert killed >= 8
+    assert killed >= 4
     assert stream.report.intact, stream.report
 
 

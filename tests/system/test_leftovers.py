@@ -16,12 +16,14 @@ import pytest
 from ebpf import libbpf
 from ebpf.attach import has_qdisc
 from ebpf.errors import DeviceGone, EbpfError
-from ebpf.pins import STATE, Store, remove_tree, write_blob
+from ebpf.pins import STATE, Store, read_blob, remove_tree, write_blob
 from pydp.datapath import Datapath, Instance, Request
+from pydp.datapath.devices import pin_ports
+from pydp.datapath.state import PORTS
 from pydp.datapath.sweep import sweep
 from pydp.errors import NothingAttached, PydpError
 from pydp.lab import LabError, Namespace, Segment, ping, poll
-from tests.system.whole import check, shape
+from tests.system.whole import check, running, shape
 
 pytestmark = pytest.mark.usefixtures("requires_root", "bpffs")
 
@@ -186,32 +188,57 @@ class TestNamespacesGone:
         assert stores[1].base.exists()
         assert "count" in shape(stays.call(check, kind))
 
-    def test_only_what_can_be_told_dead(self, namespace: MakeNamespace, cleared: Callable[[Namespace], None]) -> None:
-        """A store that is locked or cannot be read is left, and nobody waits for it."""
+    def test_only_the_dead_and_without_waiting(
+        self, namespace: MakeNamespace, cleared: Callable[[Namespace], None]
+    ) -> None:
+        """What has ports stays, whatever its document says, as does what somebody has locked."""
         ns = self.veth(namespace)
         cleared(ns)
         own = ns.call(Datapath).store
-        names = ["1-locked", "1-damaged", "1-empty"]
-        locked, damaged, empty = (Store(name) for name in names)
+        names = ["1-locked", "1-alive", "1-dead", "1-begun"]
+        locked, alive, dead, begun = stores = [Store(name) for name in names]
         try:
-            with damaged.locked():
-                write_blob(damaged.prepare(()) / STATE, b"{")
-                damaged.commit()
-            with empty.locked():
-                write_blob(empty.prepare(()) / STATE, b'{"version": 1, "generation": 3, "instances": {}, '
-                           b'"attachments": {}, "settings": {}}')  # fmt: skip
+            for store, port in (alive, "v0"), (dead, "v1"):
+                with store.locked():
+                    write_blob(store.prepare(("links",)) / STATE, b"{")
+                    ns.call(pin_ports, store.next / PORTS, [ns.ifindex(port)])
+                    store.commit()
+            with begun.locked():
+                begun.prepare(())
+            assert set(names) & set(sweep(own)) == {"1-begun"}
+            ns.run(["ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1"])
+            with dead.locked():
+                (dead.current / PORTS).unlink()
+                ns.call(pin_ports, dead.current / PORTS, [ns.ifindex("d0"), ns.ifindex("d1")])
+            assert set(names) & set(sweep(own)) == set()
+            ns.run(["ip", "link", "del", "d0"])
             with locked.locked():
                 (locked.base / "held").mkdir()
                 start = time.monotonic()
-                swept = sweep(own)
+                assert set(names) & set(sweep(own)) == {"1-dead"}
                 assert time.monotonic() - start < 1
-                assert set(names) & set(swept) == {"1-empty"}
-                assert (locked.base / "held").is_dir()
                 (locked.base / "held").rmdir()
-            assert damaged.current.is_dir()
+            assert read_blob(alive.current / STATE) == b"{"
         finally:
-            for store in damaged, empty:
+            for store in stores:
                 remove_tree(store.base)
+
+    def test_a_device_that_moved_keeps_its_program(
+        self, namespace: MakeNamespace, cleared: Callable[[Namespace], None]
+    ) -> None:
+        home, away, other = (self.veth(namespace) for _ in range(3))
+        for ns in home, other:
+            cleared(ns)
+        home.run(["ethtool", "-K", "v1", "tx", "off", "txvlan", "off", "gro", "on"])
+        home.run(["ip", "link", "set", "v0", "name", "moving"])
+        home.call(attach, "count", "moving", hook="xdp")
+        index = home.ifindex("moving")
+        found = home.call(running, index, "xdp", "tcx")
+        home.run(["ip", "link", "set", "moving", "netns", away.name])
+        other.call(attach, "count", "v0")
+        assert away.call(running, away.ifindex("moving"), "xdp", "tcx") == found != []
+        assert home.call(detach) == ["count"]
+        assert away.call(running, away.ifindex("moving"), "xdp", "tcx") == []
 
     def test_equal_numbers_and_names_do_not_meet(
         self, namespace: MakeNamespace, cleared: Callable[[Namespace], None]

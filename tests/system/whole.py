@@ -12,6 +12,7 @@ from ebpf.loader import Program
 from ebpf.pins import STATE
 from pydp import fdb
 from pydp.datapath import Datapath, Reader, State
+from pydp.datapath.state import PORTS
 from pydp.modes import MODES
 
 _HOOKS = ("xdp", "xdp-generic", "tc", "tc-egress")
@@ -78,7 +79,7 @@ def _check_link(datapath: Datapath, state: State, link: dict[str, Any], kind: st
 
 
 def _expected_pins(state: State) -> set[str]:
-    found = {STATE}
+    found = {STATE, PORTS}
     for key, one in state.attachments.items():
         folders = ["programs", "counters"] + ([] if one.kind == "clsact" else ["links"])
         found |= {f"{folder}/{key}" for folder in folders}

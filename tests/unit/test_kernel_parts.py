@@ -15,7 +15,7 @@ from pydp.kernel import Features, Ruleset, View, XdpFeature, bridge_netfilter_ac
 from pydp.kernel.fdb import decode_fdb
 from pydp.kernel.host import parse_version
 from pydp.kernel.netfilter import Chain
-from pydp.kernel.netlink import attribute, attributes
+from ebpf.netlink import attribute, attributes
 from pydp.kernel.xtables import LegacyTable
 from pydp.model import Bridge, BridgePort, FdbEntry, Link, NfCall
 

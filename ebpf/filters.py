@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
-from pydp.kernel.netlink import NETLINK_ROUTE, ask, attributes, dump, nested, text
+from ebpf.netlink import NETLINK_ROUTE, ask, attributes, dump, nested, text
 
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
 _TC_H_INGRESS = 0xFFFFFFF1
