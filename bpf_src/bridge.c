@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // Stage bridge: forwards by MAC address and VLAN between the ports of an instance, as net/bridge does.
 //
-// Two forms. Standalone (CONFIG_BRIDGE_ADOPTED 0) the ports are one segment and everything is done here. Adopting (1) there is a
+// Two forms. Standalone (PYDP_BRIDGE_ADOPTED 0) the ports are one segment and everything is done here. Adopting (1) there is a
 // kernel bridge below, which goes on to flood, to speak STP, to snoop, to own addresses: known unicast is forwarded
 // here, all else is punted to it.
 
@@ -108,7 +108,7 @@ static __always_inline bool is_link_local(__u64 address)
 /* Does a frame begin with a tag that counts here? One of the other protocol is payload (__allowed_ingress). */
 static __always_inline bool bridge_tagged(const struct packet *packet)
 {
-	return packet->tags && packet->tag_protocol == bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL);
+	return packet->tags && packet->tag_protocol == bpf_htons(PYDP_BRIDGE_TAG_PROTOCOL);
 }
 
 /* The VLAN of a frame (br_allowed_ingress): that of its tag, or the port's own for frames without tag or with a priority tag. */
@@ -126,8 +126,8 @@ static __always_inline enum verdict bridge_vlan_in(const struct packet *packet, 
  * it does not see what is forwarded here. */
 static __always_inline enum verdict bridge_learn(__u64 key, __u64 seed, __u32 slot, __u32 now)
 {
-	const __u32 refresh = CONFIG_BRIDGE_ADOPTED ? CONFIG_FDB_AGEING / 4 : 0;
-	const enum verdict fresh = CONFIG_BRIDGE_ADOPTED ? PUNT_NEW_SOURCE : PASS_UNCLAIMED;
+	const __u32 refresh = PYDP_BRIDGE_ADOPTED ? PYDP_FDB_AGEING / 4 : 0;
+	const enum verdict fresh = PYDP_BRIDGE_ADOPTED ? PUNT_NEW_SOURCE : PASS_UNCLAIMED;
 	__u64 hash = fdb_hash(key, seed);
 	struct fdb_place place;
 
@@ -153,7 +153,7 @@ static __always_inline enum verdict bridge_learn(__u64 key, __u64 seed, __u32 sl
 	if (where & FDB_STATIC || idle <= refresh)
 		return PASS_UNCLAIMED;
 	*seen = now; /* written when it changes only: the line stays shared between CPUs */
-	if (idle > CONFIG_FDB_AGEING) {
+	if (idle > PYDP_FDB_AGEING) {
 		fdb_count(FDB_AGED);
 		fdb_count(FDB_LEARNED);
 	}
@@ -167,7 +167,7 @@ static __always_inline enum verdict bridge_may_leave(const struct bridge_port *i
 	if (same && !(out->flags & PORT_HAIRPIN))
 		return DROP_SAME_PORT;
 	if (!(out->flags & PORT_FORWARDING))
-		return CONFIG_BRIDGE_ADOPTED ? PUNT_PORT : DROP_PORT_DOWN;
+		return PYDP_BRIDGE_ADOPTED ? PUNT_PORT : DROP_PORT_DOWN;
 	if (in->flags & out->flags & PORT_ISOLATED)
 		return DROP_ISOLATED;
 	if (length > out->max_length)
@@ -179,7 +179,7 @@ static __always_inline enum verdict bridge_may_leave(const struct bridge_port *i
  * came with is kept (br_handle_vlan). */
 static __always_inline bool bridge_retag(hook_ctx *ctx, bool has_tag, __u16 tci, bool tagged, __u32 vid)
 {
-	const __be16 protocol = bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL);
+	const __be16 protocol = bpf_htons(PYDP_BRIDGE_TAG_PROTOCOL);
 	if (!tagged)
 		return has_tag ? hook_pop_tag(ctx) : true;
 	if (!has_tag)
@@ -192,7 +192,7 @@ static __always_inline bool bridge_retag(hook_ctx *ctx, bool has_tag, __u16 tci,
 static __always_inline void bridge_copy(hook_ctx *ctx, const __u64 *slots, __u32 length, const struct bridge_vlan *vlan,
 					bool tagged)
 {
-	for (__u32 i = 0; i < CONFIG_BRIDGE_SLOTS; i++) {
+	for (__u32 i = 0; i < PYDP_BRIDGE_SLOTS; i++) {
 		__u32 slot = i, word = i >> 6;
 		__u64 set = slots[word];
 		if (vlan)
@@ -210,7 +210,7 @@ static __always_inline enum verdict bridge_flood(hook_ctx *ctx, struct packet *p
 						 __u32 length)
 {
 	bool group = is_group(packet->dest);
-	if (CONFIG_BRIDGE_ADOPTED)
+	if (PYDP_BRIDGE_ADOPTED)
 		return group ? PUNT_GROUP : PUNT_UNKNOWN;
 	if (!HOOK_FLOODS)
 		return PUNT_FLOOD;
@@ -237,7 +237,7 @@ static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet 
 		return verdict;
 	packet->egress = out->ifindex;
 	packet->peer = out->flags & PORT_PEER;
-	if (!CONFIG_BRIDGE_VLAN_FILTERING)
+	if (!PYDP_BRIDGE_VLAN_FILTERING)
 		return FORWARD_PORT;
 	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
 	if (!vlan || !vlan_has(vlan->member, number))
@@ -254,7 +254,7 @@ static __always_inline __u32 bridge_length(hook_ctx *ctx, const struct packet *p
 	if (hook_is_gso(ctx))
 		return 0;
 	__u32 length = packet->length - (HOOK_TAG_IN_FRAME && packet->tags ? 4 : 0);
-	return length + (CONFIG_BRIDGE_VLAN_FILTERING && packet->tags && !bridge_tagged(packet) ? 4 : 0);
+	return length + (PYDP_BRIDGE_VLAN_FILTERING && packet->tags && !bridge_tagged(packet) ? 4 : 0);
 }
 
 static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
@@ -269,7 +269,7 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 		return PUNT_LINK_LOCAL;
 
 	__u32 vid = 0;
-	if (CONFIG_BRIDGE_VLAN_FILTERING) {
+	if (PYDP_BRIDGE_VLAN_FILTERING) {
 		enum verdict verdict = bridge_vlan_in(packet, in, slot, &vid);
 		if (verdict != PASS_UNCLAIMED)
 			return in->flags & PORT_PUNT ? PUNT_PORT : link_local ? PUNT_LINK_LOCAL : verdict;
@@ -278,7 +278,7 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
 	__u32 now = fdb_now();
 	enum verdict learned = PASS_UNCLAIMED;
-	if (in->flags & PORT_LEARNING && CONFIG_FDB_AGEING)
+	if (in->flags & PORT_LEARNING && PYDP_FDB_AGEING)
 		learned = bridge_learn(packet->source | vlan_key, seed, slot, now);
 	/* Also what the kernel decides about may be a station that has moved to this port. */
 	if (in->flags & PORT_PUNT)
@@ -302,7 +302,7 @@ static __always_inline bool bridge_copy_vlan(hook_ctx *ctx, const __u64 *slots, 
 {
 	__be16 protocol = 0;
 	__u16 tci = 0;
-	bool has_tag = hook_outer_tag(ctx, &protocol, &tci) && protocol == bpf_htons(CONFIG_BRIDGE_TAG_PROTOCOL);
+	bool has_tag = hook_outer_tag(ctx, &protocol, &tci) && protocol == bpf_htons(PYDP_BRIDGE_TAG_PROTOCOL);
 	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
 	if (!vlan || !bridge_retag(ctx, has_tag, tci, true, vid))
 		return false;
@@ -324,7 +324,7 @@ int bridge_copies(hook_ctx *ctx)
 	const __u64 *slots = kind == FLOOD_UNICAST   ? flood->unicast :
 			     kind == FLOOD_BROADCAST ? flood->broadcast :
 						       flood->multicast;
-	if (!CONFIG_BRIDGE_VLAN_FILTERING)
+	if (!PYDP_BRIDGE_VLAN_FILTERING)
 		bridge_copy(ctx, slots, length, 0, false);
 	else if (!bridge_copy_vlan(ctx, slots, length, hook_noted(ctx, NOTE_VID)))
 		return hook_drop();
@@ -334,7 +334,7 @@ int bridge_copies(hook_ctx *ctx)
 /* What is left to do for a verdict after it was counted. */
 static __always_inline void bridge_finish(hook_ctx *ctx, enum verdict verdict)
 {
-	if (HOOK_FLOODS && !CONFIG_BRIDGE_ADOPTED && verdict == FLOOD_PORTS)
+	if (HOOK_FLOODS && !PYDP_BRIDGE_ADOPTED && verdict == FLOOD_PORTS)
 		bridge_tails.call(ctx, 0);
 }
 
@@ -394,7 +394,7 @@ int bridge_control(hook_ctx *ctx)
 		return 0;
 	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED);
 	if (request->operation == BRIDGE_FLUSH) {
-		if (!bridge_flush(request) || ++request->key < CONFIG_FDB_BUCKETS)
+		if (!bridge_flush(request) || ++request->key < PYDP_FDB_BUCKETS)
 			return 0;
 	} else if (request->operation == BRIDGE_ADD) {
 		if (!bridge_add(request, seed, fdb_now()))

@@ -80,7 +80,7 @@ def census(reader: Reader, instance: Instance) -> Census:
     """How many live addresses there are of each kind; much quicker than `rows`. Raises EbpfError."""
     raw = _table(reader, instance)
     words = array("I", raw)
-    now, ageing = _now(), instance.constants["CONFIG_FDB_AGEING"]
+    now, ageing = _now(), instance.constants["PYDP_FDB_AGEING"]
     learned = permanent = local = 0
     for way in range(table.WAYS):
         # One step of Python per address is too slow for 100,000 of them: whole columns go through C loops. Keys are not
@@ -108,7 +108,7 @@ def events(reader: Reader, instance: Instance) -> dict[str, int]:
 def vlans(reader: Reader, instance: Instance, device: str) -> list[int] | None:
     """VLANs that a port is a member of; None where VLANs are not kept apart. Raises UsageError, EbpfError."""
     slot = _slot(instance, device)
-    if not instance.constants["CONFIG_BRIDGE_VLAN_FILTERING"]:
+    if not instance.constants["PYDP_BRIDGE_VLAN_FILTERING"]:
         return None
     members = reader.map(instance, "bridge_vlans").items()
     return [vid for vid, vlan in members if vlan.member[slot // 64] >> slot % 64 & 1]
@@ -122,7 +122,7 @@ def capacity(instance: Instance) -> int:
 
 def places(instance: Instance) -> int:
     """Places the table has: more than addresses it was made for."""
-    return int(instance.constants["CONFIG_FDB_BUCKETS"]) * table.WAYS
+    return int(instance.constants["PYDP_FDB_BUCKETS"]) * table.WAYS
 
 
 def _table(reader: Reader, instance: Instance) -> bytes:
@@ -148,7 +148,7 @@ def _live(reader: Reader, instance: Instance) -> Iterator[tuple[int, int, int]]:
     """(key, where, idle ticks) of every live place."""
     raw = _table(reader, instance)
     keys, words = memoryview(raw).cast("Q"), memoryview(raw).cast("I")
-    now, ageing = _now(), instance.constants["CONFIG_FDB_AGEING"]
+    now, ageing = _now(), instance.constants["PYDP_FDB_AGEING"]
     for way in range(table.WAYS):
         taken = keys[way::_QUADS].tolist()
         columns = (taken, words[_WHERE + way :: _WORDS].tolist(), words[_SEEN + way :: _WORDS].tolist())

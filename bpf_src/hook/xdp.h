@@ -24,10 +24,10 @@ static __always_inline void *hook_data_end(hook_ctx *ctx)
 	return (void *)(long)ctx->data_end;
 }
 
-/* Whole length of the frame, also of the buffers behind the first (CONFIG_FRAGS). */
+/* Whole length of the frame, also of the buffers behind the first (PYDP_FRAGS). */
 static __always_inline __u32 hook_length(hook_ctx *ctx)
 {
-	return CONFIG_FRAGS ? (__u32)bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
+	return PYDP_FRAGS ? (__u32)bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
 }
 
 /* Is the frame one that the device below cuts into pieces? Never here. */

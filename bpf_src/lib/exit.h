@@ -6,7 +6,7 @@ BPF_TABLE("percpu_array", __u32, struct counter, counters, STAGES *VERDICTS);
 
 static __always_inline void count_verdict(__u32 stage, enum verdict verdict, __u32 length)
 {
-	if (!CONFIG_COUNTERS)
+	if (!PYDP_COUNTERS)
 		return;
 	__u32 index = stage * VERDICTS + verdict;
 	struct counter *counter = counters.lookup(&index);

@@ -44,7 +44,7 @@ enum fdb_event {
 };
 
 /* Written by the datapath alone: also what Python wants goes through bridge_control(). */
-BPF_TABLE("array", __u32, struct fdb_bucket, fdb, CONFIG_FDB_BUCKETS);
+BPF_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, __u64, fdb_events, FDB_EVENTS);
 
@@ -75,7 +75,7 @@ static __always_inline __u64 fdb_hash(__u64 key, __u64 seed)
 
 static __always_inline struct fdb_bucket *fdb_bucket(__u32 hash)
 {
-	__u32 index = hash & (CONFIG_FDB_BUCKETS - 1);
+	__u32 index = hash & (PYDP_FDB_BUCKETS - 1);
 	return fdb.lookup(&index);
 }
 
@@ -108,7 +108,7 @@ static __always_inline bool fdb_find(__u64 key, __u64 hash, struct fdb_place *pl
 
 static __always_inline bool fdb_expired(__u32 where, __u32 seen, __u32 now)
 {
-	return !(where & FDB_STATIC) && now - seen > CONFIG_FDB_AGEING;
+	return !(where & FDB_STATIC) && now - seen > PYDP_FDB_AGEING;
 }
 
 /* Does an entry keep its port when its station sends elsewhere? Like the kernel bridge's, a static one that was taken from there

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// A packet, parsed once. CONFIG_DEPTH says how deep the stages of this program need it: 2 addresses and tags,
+// A packet, parsed once. PYDP_DEPTH says how deep the stages of this program need it: 2 addresses and tags,
 // 3 the network header, 4 the transport header as well.
 //
 // Every step checks its end against data_end before it reads; a header that ends early sets PACKET_TRUNCATED and leaves what
@@ -189,7 +189,7 @@ static __always_inline void parse_network(hook_ctx *ctx, struct packet *packet)
 		parse_ipv4(packet, data, end);
 	else if (packet->ethertype == bpf_htons(ETH_P_IPV6))
 		parse_ipv6(packet, data, end);
-	if (CONFIG_DEPTH < 4 || !packet->transport)
+	if (PYDP_DEPTH < 4 || !packet->transport)
 		return;
 	if (packet->transport <= HEADER_ROOM)
 		parse_transport(packet, data, end);
@@ -232,7 +232,7 @@ static __always_inline bool parse_packet(hook_ctx *ctx, struct packet *packet)
 		offset += 4;
 	}
 	packet->network = offset;
-	if (CONFIG_DEPTH > 2)
+	if (PYDP_DEPTH > 2)
 		parse_network(ctx, packet);
 	return true;
 }

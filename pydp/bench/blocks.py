@@ -48,7 +48,7 @@ class Plan:
     blocks: int
     seconds: float
     spare: int
-    noise: float = 0.5
+    noise: float = 0.6
 
 
 @dataclass(slots=True)

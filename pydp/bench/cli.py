@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--blocks", type=int, metavar="N", help="blocks to measure, instead of each scenario's own number"
     )
     parser.add_argument(
-        "--noise", type=float, metavar="SHARE", default=0.5,
+        "--noise", type=float, metavar="SHARE", default=0.6,
         help="discard blocks in which others waited for, or were given, more of the CPUs (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(

@@ -26,7 +26,7 @@ def compiled(name: str, hook: str = "") -> Compiled:
     """A file of bpf_src/bench, compiled; with HOOK for "xdp" or "tc". Raises EbpfError."""
     head = f'#include "config.h"\n#include "abi.h"\n#include "hook/{hook}.h"\n' if hook else ""
     text = f'{head}#include "bench/{name}.c"\n'
-    virtual = {"config.h": "#define CONFIG_FRAGS 0\n"}
+    virtual = {"config.h": "#define PYDP_FRAGS 0\n"}
     return compile_source(flatten(text, name="main.c", include_dirs=[bpf_src()], virtual=virtual))
 
 

@@ -20,7 +20,7 @@ _HEADERS = {"xdp": "xdp", "xdp-generic": "xdp", "tc": "tc"}
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A mode in a program: its number there, and its CONFIG_* constants."""
+    """A mode in a program: its number there, and its PYDP_* constants (the kernel's own headers define CONFIG_*)."""
 
     number: int
     mode: str
@@ -41,9 +41,9 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
     """The text of the program that runs STAGES in their modes' order. Raises SourceError."""
     ordered = sorted(stages, key=lambda stage: MODES[stage.mode].traits.order)
     config = {
-        "CONFIG_COUNTERS": int(counters),
-        "CONFIG_FRAGS": int(frags),
-        "CONFIG_DEPTH": max(MODES[stage.mode].traits.depth for stage in ordered),
+        "PYDP_COUNTERS": int(counters),
+        "PYDP_FRAGS": int(frags),
+        "PYDP_DEPTH": max(MODES[stage.mode].traits.depth for stage in ordered),
     }
     for stage in ordered:
         config |= stage.constants

@@ -95,7 +95,7 @@ class Mode(Protocol):
         """The hooks its programs go to when the ports' frames are taken at HOOK."""
 
     def constants(self, options: Any, context: Context) -> Mapping[str, int]:
-        """CONFIG_* macros of its C file."""
+        """PYDP_* macros of its C file."""
 
     def sizes(self, options: Any, context: Context) -> Mapping[str, int]:
         """Number of entries of maps that are not as large as the C file says."""

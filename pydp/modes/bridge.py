@@ -117,12 +117,12 @@ class BridgeMode:
         filtering = bridge.vlan_filtering if bridge else options.vlan_filtering
         protocol = bridge.vlan_protocol if bridge else PROTOCOLS[options.vlan_protocol]
         return {
-            "CONFIG_BRIDGE_ADOPTED": int(bridge is not None),
-            "CONFIG_BRIDGE_VLAN_FILTERING": int(filtering),
-            "CONFIG_BRIDGE_TAG_PROTOCOL": protocol,
-            "CONFIG_BRIDGE_SLOTS": power_of_two(max(context.slots.values()) + 1),
-            "CONFIG_FDB_BUCKETS": buckets(options.fdb_size),
-            "CONFIG_FDB_AGEING": ticks(ageing_of(options, bridge)),
+            "PYDP_BRIDGE_ADOPTED": int(bridge is not None),
+            "PYDP_BRIDGE_VLAN_FILTERING": int(filtering),
+            "PYDP_BRIDGE_TAG_PROTOCOL": protocol,
+            "PYDP_BRIDGE_SLOTS": power_of_two(max(context.slots.values()) + 1),
+            "PYDP_FDB_BUCKETS": buckets(options.fdb_size),
+            "PYDP_FDB_AGEING": ticks(ageing_of(options, bridge)),
         }
 
     def sizes(self, options: BridgeOptions, context: Context) -> Mapping[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ BASE = 0x70000000  # ifindex of port 0
 BRIDGE = BASE - 1  # ifindex of an adopted bridge
 SEED = 0x5EED5EED5EED5EED
 STAGE_CONSTANTS = 16
+CLOCK_MONOTONIC_COARSE = 6
 HOOKS = ("xdp", "tc")
 PASS, DROP, REDIRECT = "pass", "drop", "redirect"
 # What hooks return: XDP_DROP, XDP_PASS, XDP_REDIRECT; TC_ACT_SHOT, TC_ACT_UNSPEC (-1), TC_ACT_REDIRECT.
@@ -84,6 +86,11 @@ def port_mac(port: int) -> bytes:
 def links(count: int, mtu: int = 1500) -> dict[int, Link]:
     """Ports p0, p1, ..."""
     return {BASE + i: Link(BASE + i, f"p{i}", mac=port_mac(i), mtu=mtu, up=True) for i in range(count)}
+
+
+def ticks_now() -> int:
+    """The datapath's clock."""
+    return time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE) >> 24
 
 
 class Rig:
@@ -160,6 +167,8 @@ class Rig:
                         self.maps[name].set(0, self.program(0, program).fd)
             if MODES[mode].traits.control:
                 self.control(*MODES[mode].requests(self.options[mode], self.contexts[mode]))
+        self._made = ticks_now()
+        self._table = {index: one for index, one in self.maps["fdb"] if any(one.key)} if "fdb" in self.maps else {}
 
     def reset(self) -> None:
         """As if just made: what was written by the datapath or a test is forgotten."""
@@ -167,7 +176,17 @@ class Rig:
             if name in WRITTEN:
                 empty = one.spec.value.unpack(bytes(one.spec.value.size))
                 one.update(dict.fromkeys(range(one.spec.max_entries), empty))
-        self._fill()
+        for mode in self.modes:
+            for name, entries in MODES[mode].entries(self.options[mode], self.contexts[mode]).items():
+                self.maps[name].update(entries)
+        self._restore()
+
+    def _restore(self) -> None:
+        """Write the table as the requests of the attach had left it, as if they had been made just now."""
+        later = ticks_now() - self._made
+        for index, bucket in self._table.items():
+            seen = tuple(one + later & 0xFFFFFFFF for one in bucket.seen)
+            self.maps["fdb"].set(index, bucket._replace(seen=seen))
 
     def program(self, port: int, name: str = "") -> Program:
         """The program of a port, loaded when first asked for."""
@@ -300,7 +319,7 @@ def probe_of(hook: str) -> Compiled:
 
 
 def _with_config(text: str, hook: str, frags: bool) -> Source:
-    config = f"#define CONFIG_DEPTH 4\n#define CONFIG_FRAGS {int(frags)}\n#define CONFIG_COUNTERS 0\n"
+    config = f"#define PYDP_DEPTH 4\n#define PYDP_FRAGS {int(frags)}\n#define PYDP_COUNTERS 0\n"
     return flatten(
         f'#include "config.h"\n#include "abi.h"\n#include "hook/{hook}.h"\n{text}',
         name="main.c",

@@ -16,7 +16,7 @@ from pydp.modes import MODES
 from pydp.modes.fdb import STATIC, STICKY, TICK, add_request, delete_request, flush_request
 from tests.datapath.conftest import MakeRig
 from tests.datapath.frames import BROADCAST, eth, mac, tagged
-from tests.datapath.harness import DROP, PASS, Rig
+from tests.datapath.harness import DROP, PASS, Rig, ticks_now
 
 STANDING = {(bytes([2, 0, 0, 0, 1, port]), 0) for port in range(4)}  # the ports' own addresses
 FLOODED = {"xdp": ("PUNT_FLOOD", PASS), "tc": ("FLOOD_PORTS", DROP)}
@@ -90,12 +90,12 @@ def test_a_ports_own_address_as_source_moves_nothing(rig: MakeRig) -> None:
 
 
 def test_only_the_source_keeps_an_entry_alive(rig: MakeRig, hook: str) -> None:
-    made = rig(options={"ageing": 10})
+    made = rig()
     made.tell((0, eth(BROADCAST, 1)), (1, eth(BROADCAST, 2)))
-    made.age(6)
+    made.age(180)
     made.tell((1, eth(BROADCAST, 2)))
     assert verdict(made, eth(1, 2), 1) == "FORWARD_PORT"  # sent to, but not heard from
-    made.age(6)
+    made.age(180)
     assert verdict(made, eth(2, 3), 2) == "FORWARD_PORT"
     assert verdict(made, eth(1, 3), 2) == FLOODED[hook][0]
 
@@ -204,8 +204,8 @@ def test_flush_with_permanent_entries_spares_this_host(rig: MakeRig) -> None:
 
 def test_many_requests_at_once(rig: MakeRig) -> None:
     """More than the map of requests has room for."""
-    made = rig(options={"fdb_size": 16384})
-    wanted = {(bytes([2, 0, 0, 9, i >> 8, i & 255]), 0): i % 4 for i in range(10_000)}
+    made = rig(options={"fdb_size": 4096})
+    wanted = {(bytes([2, 0, 0, 9, i >> 8, i & 255]), 0): i % 4 for i in range(4200)}
     made.control(*(add_request(address, 0, slot) for (address, _), slot in wanted.items()))
     assert {name: entry.slot for name, entry in made.fdb().items() if name not in STANDING} == wanted
 
@@ -261,7 +261,7 @@ def test_who_gives_way(
 ) -> None:
     """All places taken, the same in every bucket; the second byte of an address tells its place."""
     made = rig(options={"fdb_size": 16})
-    now = time.clock_gettime_ns(6) >> 24  # CLOCK_MONOTONIC_COARSE
+    now = ticks_now()
     seen = tuple(now - round(seconds / TICK) for seconds in idle)
     for index in range(8):
         keys = tuple(way << 8 | index << 16 | 2 for way in range(4))
@@ -333,7 +333,7 @@ def assert_whole(rig: Rig) -> None:
                 assert where & 0xFFFF in allowed.get(group, {number}), f"{key:#x} is behind {where & 0xFFFF}"
 
 
-@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("size", [16, 64])
 def test_two_cpus_learn_without_a_lock(rig_on: Callable[..., Rig], size: int) -> None:
     """Each CPU's addresses are on a port of their own. All of them fight for few places, yet none may ever seem to have
     moved: that would be an entry with another's port."""

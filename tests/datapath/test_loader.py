@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from ebpf import loader, testrun
+from ebpf.abi import Abi
 from ebpf.attach import attach
 from ebpf.errors import CompileError, LayoutMismatch, NotSupported, VerifierError
 from ebpf.loader import Program, compile_source, load
 from ebpf.maps import Map
-from ebpf.source import flatten
+from ebpf.source import Source, flatten
 from pydp.lab import Segment
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -40,7 +41,7 @@ int constants(struct xdp_md *ctx)
 """
 
 
-def source(text: str, tmp_path: Path | None = None) -> loader.Source:
+def source(text: str, tmp_path: Path | None = None) -> Source:
     return flatten(HEAD + text, name="main.c", include_dirs=[tmp_path] if tmp_path else [])
 
 
@@ -55,7 +56,12 @@ def test_equal_sources_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> Non
     text = f"int work(struct xdp_md *ctx)\n{{\n\treturn {secrets.randbits(30)};\n}}\n"
     compiled = []
     real = loader._compile
-    monkeypatch.setattr(loader, "_compile", lambda *given: compiled.append(given) or real(*given))
+
+    def watched(given: Source, cflags: tuple[str, ...]) -> loader.Compiled:
+        compiled.append(given)
+        return real(given, cflags)
+
+    monkeypatch.setattr(loader, "_compile", watched)
     first = compile_source(source(text))
     assert compile_source(source(text)) is first
     assert compile_source(source(text), ("-DOTHER=1",)) is not first
@@ -180,7 +186,7 @@ int work(struct xdp_md *ctx)
         compile_source(source(text))
 
 
-PACKED = loader.Abi("struct laid {\n\t__u8 small;\n\t__u8 large[8];\n};\n")
+PACKED = Abi("struct laid {\n\t__u8 small;\n\t__u8 large[8];\n};\n")
 
 
 # Frames of several buffers

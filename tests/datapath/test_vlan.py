@@ -61,7 +61,7 @@ def dropped(sentence: str, port: int, frame: bytes, verdict: str, **more: Any) -
 
 def adopted(ports: Mapping[int, Mapping[str, Any]], *fdb: tuple[int, int, int], **options: Any) -> dict[str, Any]:
     """A kernel bridge of five ports in VLAN 1 but for what PORTS says, which knows (port, station, VLAN)."""
-    default = {"pvid": 1, "vlans": (Vlan(1, True),)}
+    default: dict[str, Any] = {"pvid": 1, "vlans": (Vlan(1, True),)}
     made = tuple(
         BridgePort(BASE + i, BRIDGE, PortState.FORWARDING, **(default | dict(ports.get(i, {})))) for i in range(5)
     )

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebpf.netlink import attribute, attributes
 from pydp.errors import NotAllowed, NothingAttached, PydpError, Unsupported, UsageError
 from pydp.kernel import Features, Ruleset, View, XdpFeature, bridge_netfilter_active, has_tcx
 from pydp.kernel.fdb import decode_fdb
 from pydp.kernel.host import parse_version
 from pydp.kernel.netfilter import Chain
-from ebpf.netlink import attribute, attributes
 from pydp.kernel.xtables import LegacyTable
 from pydp.model import Bridge, BridgePort, FdbEntry, Link, NfCall
 

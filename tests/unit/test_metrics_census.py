@@ -32,7 +32,7 @@ class Table:
 def instance(layout: list[list[object]]) -> Instance:
     return Instance(
         "lan", "bridge", {}, "tc", "auto", "", ("tc",), {7: 0}, {7: "p0"},
-        constants={"CONFIG_FDB_AGEING": AGEING}, maps={"fdb": {"kind": "array", "layout": layout}},
+        constants={"PYDP_FDB_AGEING": AGEING}, maps={"fdb": {"kind": "array", "layout": layout}},
     )  # fmt: skip
 
 

@@ -312,8 +312,8 @@ def test_vlans_of_an_adopted_bridge() -> None:
     assert entries(made, "bridge_vlans") == {5: ((1, 0, 0, 0), (1, 0, 0, 0)), 7: ((3, 0, 0, 0), (0, 0, 0, 0))}
     assert [port[2] for port in entries(made, "bridge_ports").values()] == [5, 0]
     constants = MODE.constants(*made)
-    assert constants["CONFIG_BRIDGE_TAG_PROTOCOL"] == 0x88A8
-    assert constants["CONFIG_BRIDGE_VLAN_FILTERING"] == 1
+    assert constants["PYDP_BRIDGE_TAG_PROTOCOL"] == 0x88A8
+    assert constants["PYDP_BRIDGE_VLAN_FILTERING"] == 1
     assert "bridge_vlans" not in MODE.entries(*adopted({"vlans": (Vlan(5),)}))
 
 
@@ -323,25 +323,25 @@ def test_vlans_of_an_adopted_bridge() -> None:
 def test_constants() -> None:
     constants = MODE.constants(*standalone(5))
     assert constants == {
-        "CONFIG_BRIDGE_ADOPTED": 0,
-        "CONFIG_BRIDGE_VLAN_FILTERING": 0,
-        "CONFIG_BRIDGE_TAG_PROTOCOL": 0x8100,
-        "CONFIG_BRIDGE_SLOTS": 8,
-        "CONFIG_FDB_BUCKETS": 32768,
-        "CONFIG_FDB_AGEING": ticks(300),
+        "PYDP_BRIDGE_ADOPTED": 0,
+        "PYDP_BRIDGE_VLAN_FILTERING": 0,
+        "PYDP_BRIDGE_TAG_PROTOCOL": 0x8100,
+        "PYDP_BRIDGE_SLOTS": 8,
+        "PYDP_FDB_BUCKETS": 32768,
+        "PYDP_FDB_AGEING": ticks(300),
     }
 
 
 @pytest.mark.parametrize(("size", "buckets"), [(16, 8), (256, 128), (65536, 32768), (4_194_304, 2_097_152)])
 def test_the_table_has_half_as_many_places_again(size: int, buckets: int) -> None:
     made = standalone(fdb_size=size)
-    assert MODE.constants(*made)["CONFIG_FDB_BUCKETS"] == MODE.sizes(*made)["fdb"] == buckets
+    assert MODE.constants(*made)["PYDP_FDB_BUCKETS"] == MODE.sizes(*made)["fdb"] == buckets
     assert buckets * 4 >= 1.5 * size
 
 
 def test_ageing() -> None:
-    assert MODE.constants(*adopted({}, ageing=30.0))["CONFIG_FDB_AGEING"] == ticks(30)
-    assert MODE.constants(*adopted({}, ageing=30.0, options={"ageing": 60.0}))["CONFIG_FDB_AGEING"] == ticks(60)
+    assert MODE.constants(*adopted({}, ageing=30.0))["PYDP_FDB_AGEING"] == ticks(30)
+    assert MODE.constants(*adopted({}, ageing=30.0, options={"ageing": 60.0}))["PYDP_FDB_AGEING"] == ticks(60)
     assert ticks(0) == 0
     assert ticks(1e-9) == 1
     assert abs(ticks(300) * (1 << 24) / 1e9 - 300) < 0.01
