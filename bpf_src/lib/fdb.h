@@ -23,6 +23,12 @@ struct fdb_bucket {
 	__u32 seen[4]; /* when its station last sent something, in ticks */
 };
 
+struct fdb_clock {
+	__u64 jiffies; /* when the clock was read */
+	__u32 now; /* what it said, in ticks */
+	__u32 pad;
+};
+
 enum fdb_flag {
 	FDB_SLOT_MASK = 0xffff, /* the slot in `where` */
 	FDB_VALID = 0x10000, /* the entry is complete */
@@ -47,15 +53,28 @@ enum fdb_event {
 BPF_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, __u64, fdb_events, FDB_EVENTS);
+/* Written by the datapath. */
+BPF_TABLE("percpu_array", __u32, struct fdb_clock, fdb_clock, 1);
 
 struct fdb_place {
 	struct fdb_bucket *bucket;
 	__u32 way;
 };
 
+/* The time in ticks. Jiffies cost nothing to read and tell when the clock may have moved on, the clock costs 14 ns: so it is read once
+ * a jiffy and CPU. (Jiffies alone would do, if Python could know the running kernel's HZ.) */
 static __always_inline __u32 fdb_now(void)
 {
-	return bpf_ktime_get_coarse_ns() >> FDB_TICK_SHIFT;
+	__u64 jiffies = bpf_jiffies64();
+	__u32 zero = 0;
+	struct fdb_clock *clock = fdb_clock.lookup(&zero);
+	if (!clock)
+		return 0;
+	if (clock->jiffies != jiffies) {
+		clock->now = bpf_ktime_get_coarse_ns() >> FDB_TICK_SHIFT;
+		clock->jiffies = jiffies;
+	}
+	return clock->now;
 }
 
 static __always_inline void fdb_count(__u32 event)

@@ -64,7 +64,7 @@ class BridgeMode:
         maps=frozenset(
             {
                 "bridge_ports", "bridge_floods", "bridge_vlans", "bridge_requests", "bridge_cursor", "bridge_tails",
-                "fdb", "fdb_events",
+                "fdb", "fdb_events", "fdb_clock",
             }
         ),
         learned=frozenset({"fdb", "fdb_events"}),
