@@ -224,6 +224,13 @@ static __always_inline enum verdict bridge_flood(hook_ctx *ctx, struct packet *p
 	return FLOOD_PORTS;
 }
 
+/* Can the hook send a frame that is LENGTH long but for a tag? An MTU leaves room for one tag, which counts where it is in the frame:
+ * drivers refuse what XDP redirects to them beyond that (xdp_ok_fwd_dev), and not what the stack sends. */
+static __always_inline bool bridge_fits(__u32 length, bool tagged, const struct bridge_port *out)
+{
+	return !HOOK_TAG_IN_FRAME || length + (tagged ? 4 : 0) <= out->max_length;
+}
+
 /* A frame for the port behind WHERE. */
 static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet *packet, const struct bridge_port *in,
 						   __u32 slot, __u32 where, __u32 vid, __u32 length)
@@ -238,13 +245,14 @@ static __always_inline enum verdict bridge_forward(hook_ctx *ctx, struct packet 
 	packet->egress = out->ifindex;
 	packet->peer = out->flags & PORT_PEER;
 	if (!PYDP_BRIDGE_VLAN_FILTERING)
-		return FORWARD_PORT;
+		return bridge_fits(length, packet->tags, out) ? FORWARD_PORT : PUNT_LENGTH;
 	struct bridge_vlan *vlan = bridge_vlans.lookup(&vid);
 	if (!vlan || !vlan_has(vlan->member, number))
 		return DROP_VLAN_EGRESS;
-	return bridge_retag(ctx, bridge_tagged(packet), packet->tci, !vlan_has(vlan->untagged, number), vid) ?
-		       FORWARD_PORT :
-		       PUNT_ERROR;
+	bool tagged = !vlan_has(vlan->untagged, number);
+	if (!bridge_fits(length, tagged, out))
+		return PUNT_LENGTH;
+	return bridge_retag(ctx, bridge_tagged(packet), packet->tci, tagged, vid) ? FORWARD_PORT : PUNT_ERROR;
 }
 
 /* The length that counts for an MTU (is_skb_forwardable): without the outermost tag unless that is payload, and any for what is

@@ -47,7 +47,11 @@ class Case:
     rig: Mapping[str, Any] = field(default_factory=dict)
 
     def on(self, hook: str) -> Case:
-        """The case with what the hook makes of it: XDP cannot copy, and leaves that to the tc program beside it."""
+        """The case with what the hook makes of it: XDP cannot copy, nor send what is longer than MTU, header and tag, and
+        leaves both to the tc program beside it.
+        """
+        if hook == "xdp" and self.verdict == "FORWARD_PORT" and len(self.frame) > 1518:
+            return replace(self, verdict="PUNT_LENGTH", action=PASS)
         if hook == "xdp" and self.verdict == "FLOOD_PORTS":
             return replace(self, verdict="PUNT_FLOOD", action=PASS)
         return self
@@ -88,6 +92,7 @@ STANDALONE = [
     Case("as long as the MTU, header and a tag", eth(2, 1, size=1518), "FORWARD_PORT", REDIRECT, heard=HEARD),
     Case("a byte longer", eth(2, 1, size=1519), "DROP_MTU", DROP, heard=HEARD),
     Case("a byte longer, to an unknown station", eth(9, 1, size=1519), *FLOOD_UNICAST, heard=HEARD),
+    Case("tagged, as long as XDP sends", eth(2, 1, tagged(5), size=1514), "FORWARD_PORT", REDIRECT, heard=HEARD),
     Case("tagged, longest: a tag does not count", eth(2, 1, tagged(5), size=1518), "FORWARD_PORT", REDIRECT,
          heard=HEARD),
     Case("tagged, a byte longer", eth(2, 1, tagged(5), size=1519), "DROP_MTU", DROP, heard=HEARD),
