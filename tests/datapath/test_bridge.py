@@ -47,8 +47,8 @@ class Case:
     rig: Mapping[str, Any] = field(default_factory=dict)
 
     def on(self, hook: str) -> Case:
-        """The case with what the hook makes of it: XDP cannot copy, nor send what is longer than MTU, header and tag, and
-        leaves both to the tc program beside it.
+        """The case with what the hook makes of it: XDP cannot copy, nor send what is longer than MTU, header and tag,
+        and leaves both to the tc program beside it.
         """
         if hook == "xdp" and self.verdict == "FORWARD_PORT" and len(self.frame) > 1518:
             return replace(self, verdict="PUNT_LENGTH", action=PASS)
