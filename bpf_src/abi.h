@@ -23,7 +23,7 @@ enum verdict {
 	PUNT_NEW_SOURCE = 21, /* shows the kernel bridge a source that is new, moved or about to age there */
 	PUNT_PORT = 22, /* a port in a state or with a flag that is the kernel bridge's business */
 	PUNT_FLOOD = 23, /* to be copied by the tc program of the same port */
-	PUNT_LENGTH = 24, /* longer with its VLAN tag than XDP may send: to be sent by the tc program or the kernel bridge */
+	PUNT_LENGTH = 24, /* with its VLAN tag longer than XDP may send: for the tc program or the kernel bridge */
 	PUNT_ERROR = 25, /* a helper failed */
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
