@@ -30,17 +30,17 @@ from ebpf.errors import CompileError, EbpfError, LayoutMismatch, NotPermitted, N
 from ebpf.headers import kernel_headers, kernel_release
 from ebpf.maps import Map, MapSpec
 from ebpf.source import Source
+from ebpf.verifierlog import last_place, reason, with_our_lines
 
 LICENSE = "GPL"
 CONSTANT_MAGIC = 0x7D9D5EED
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
 _INSN = struct.Struct("<BBhi")
+_HEADERS_AT = "BCC_KERNEL_SOURCE"
 _LOG_SIZE = 16 << 20
 _CFLAGS = ("-Wno-duplicate-decl-specifier", "-Wno-address-of-packed-member")
 
-_LINE_MARK = re.compile(r'#line (\d+) "(.*)"')
-_FUNCTION = re.compile(r"(?!typedef|#)\w[\w\s*]*\([^;]*$")  # the first line of a definition, at column 0
 
 HOOK_TYPES = {"xdp": libbpf.PROG_TYPE_XDP, "tc": libbpf.PROG_TYPE_SCHED_CLS}
 
@@ -165,14 +165,27 @@ def compile_source(source: Source, cflags: tuple[str, ...] = ()) -> Compiled:
     return _cache[key]
 
 
+@contextmanager
+def _told_headers(headers: Path | None) -> Iterator[None]:
+    """Tell bcc where the headers are, as it wants to be told, and nobody after it (a child may have other mounts)."""
+    before = os.environ.get(_HEADERS_AT)
+    if headers is not None:
+        os.environ[_HEADERS_AT] = str(headers)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_HEADERS_AT, None)
+        else:
+            os.environ[_HEADERS_AT] = before
+
+
 def _module(source: Source, cflags: tuple[str, ...], debug: int = 0) -> Any:
     bcc = _bcc()
     headers = kernel_headers()
-    if headers is not None:
-        os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     said: list[str] = []
     try:
-        with _captured_stderr(said):
+        with _told_headers(headers), _captured_stderr(said):
             return bcc.BPF(text=source.text.encode(), cflags=[*_CFLAGS, *cflags], debug=debug)
     except Exception as error:  # noqa: BLE001 - bcc raises this very class when clang fails
         raise _compile_error("".join(said), error) from None
@@ -306,13 +319,13 @@ def _load_error(
     text = log.value.decode(errors="replace")
     if error.errno == errno.E2BIG or not text:
         return NotSupported(f"loading {program} for {hook}: {error.strerror}", log=text)
-    if _reason(text).endswith("for !root"):  # arithmetic that the verifier allows to those only who may see addresses
+    if reason(text).endswith("for !root"):  # arithmetic that the verifier allows to those only who may see addresses
         return NotPermitted(
-            f"loading {program}: {_reason(text)}", hint="run as root, or with CAP_PERFMON beside CAP_BPF", log=text
+            f"loading {program}: {reason(text)}", hint="run as root, or with CAP_PERFMON beside CAP_BPF", log=text
         )
     annotated = _annotated_log(compiled, program, hook) or text
-    file, line = _last_place(annotated)
-    return VerifierError(f"{program}: {_reason(text)}", file=file, line=line, log=annotated)
+    file, line = last_place(annotated)
+    return VerifierError(f"{program}: {reason(text)}", file=file, line=line, log=annotated)
 
 
 def _annotated_log(compiled: Compiled, program: str, hook: str) -> str:
@@ -330,43 +343,6 @@ def _annotated_log(compiled: Compiled, program: str, hook: str) -> str:
             )  # fmt: skip
         if fd >= 0:
             os.close(fd)
-        return _with_our_lines(log.value.decode(errors="replace"), compiled.source.text)
+        return with_our_lines(log.value.decode(errors="replace"), compiled.source.text)
     finally:
         module.cleanup()
-
-
-def _with_our_lines(log: str, text: str) -> str:
-    """LOG with the lines of our files. bcc puts an attribute before each function, on a line of its own, so what the
-    kernel is told of a place in the n-th function after a mark is n lines too far down.
-    """
-    file, line, shift = "", 0, 0
-    ours: dict[tuple[str, int], int] = {}
-    for physical in text.splitlines():
-        if mark := _LINE_MARK.match(physical):
-            file, line, shift = Path(mark[2]).name, int(mark[1]) - 1, 0
-            continue
-        line += 1
-        shift += bool(_FUNCTION.match(physical))
-        ours[file, line + shift] = line
-
-    def our_place(found: re.Match[str]) -> str:
-        file, line = Path(found[1]).name, int(found[2])
-        return f" @ {file}:{ours.get((file, line), line)}"
-
-    return re.sub(r" @ (\S+?):(\d+)$", our_place, log, flags=re.MULTILINE)
-
-
-def _last_place(log: str) -> tuple[str, int]:
-    """File and line of the last source remark in a verifier log (`; code @ file.c:12`)."""
-    found = re.findall(r"^; .* @ (.+?):(\d+)$", log, re.MULTILINE)
-    return (Path(found[-1][0]).name, int(found[-1][1])) if found else ("", 0)
-
-
-def _reason(log: str) -> str:
-    """The line that matters: the last one that is neither a statistic, an instruction, a register dump nor a remark."""
-    noise = re.compile(
-        r"^(processed \d+ insns|max_states|verification time|stack depth|;|\d+: |from \d+ to|\s*$|mark_precise|"
-        r"R\d+\w*=)"
-    )
-    lines = [line for line in log.splitlines() if not noise.match(line)]
-    return lines[-1].strip() if lines else "refused by the verifier"

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the verifier's log: which line of ours it stopped at, and which line of the log matters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_LINE_MARK = re.compile(r'#line (\d+) "(.*)"')
+_FUNCTION = re.compile(r"(?!typedef|#)\w[\w\s*]*\([^;]*$")  # the first line of a definition, at column 0
+
+
+def with_our_lines(log: str, text: str) -> str:
+    """LOG with the lines of our files. bcc puts an attribute before each function, on a line of its own, so what the
+    kernel is told of a place in the n-th function after a mark is n lines too far down.
+    """
+    file, line, shift = "", 0, 0
+    ours: dict[tuple[str, int], int] = {}
+    for physical in text.splitlines():
+        if mark := _LINE_MARK.match(physical):
+            file, line, shift = Path(mark[2]).name, int(mark[1]) - 1, 0
+            continue
+        line += 1
+        shift += bool(_FUNCTION.match(physical))
+        ours[file, line + shift] = line
+
+    def our_place(found: re.Match[str]) -> str:
+        file, line = Path(found[1]).name, int(found[2])
+        return f" @ {file}:{ours.get((file, line), line)}"
+
+    return re.sub(r" @ (\S+?):(\d+)$", our_place, log, flags=re.MULTILINE)
+
+
+def last_place(log: str) -> tuple[str, int]:
+    """File and line of the last source remark in a verifier log (`; code @ file.c:12`)."""
+    found = re.findall(r"^; .* @ (.+?):(\d+)$", log, re.MULTILINE)
+    return (Path(found[-1][0]).name, int(found[-1][1])) if found else ("", 0)
+
+
+def reason(log: str) -> str:
+    """The line that matters: the last one that is neither a statistic, an instruction, a register dump nor a remark."""
+    noise = re.compile(
+        r"^(processed \d+ insns|max_states|verification time|stack depth|;|\d+: |from \d+ to|\s*$|mark_precise|"
+        r"R\d+\w*=)"
+    )
+    lines = [line for line in log.splitlines() if not noise.match(line)]
+    return lines[-1].strip() if lines else "refused by the verifier"
