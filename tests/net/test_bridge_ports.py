@@ -126,7 +126,7 @@ def picture(segment: Segment) -> dict[str, Any]:
             for side in ("ingress", "egress")
         ],
         "bpf": shown(segment.sw, "bpftool", "net"),
-        "pins": shown(segment.sw, "find", "/sys/fs/bpf/pydp", "-path", f"*/{segment.sw.cookie}/*"),
+        "pins": [str(path) for path in Path("/sys/fs/bpf").glob(f"pydp/{segment.sw.cookie}/**/*")],
         "offloads": [shown(c.ns, "ethtool", "-k", "eth0") for c in segment.containers],
         "inside": [json.loads(shown(c.ns, "ip", "-d", "-j", "link")) for c in segment.containers],
     }
