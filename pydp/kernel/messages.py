@@ -56,6 +56,7 @@ def link_of(msg: Message) -> Link:
         num_rx_queues=get("IFLA_NUM_RX_QUEUES", 1),
         promiscuity=get("IFLA_PROMISCUITY", 0),
         qdisc=get("IFLA_QDISC", ""),
+        alias=get("IFLA_IFALIAS", ""),
     )
 
 

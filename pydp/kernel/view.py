@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen picture of the links and bridges of one network namespace."""
+"""A frozen picture of the links, bridges and tunnels of one network namespace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from pydp.errors import NoSuchLink, PydpError, UsageError
 from pydp.kernel.messages import AF_BRIDGE, AF_UNSPEC, Message, bridge_of, link_of, port_of, vlans_of
-from pydp.model import Bridge, BridgePort, Link, NfCall
+from pydp.kernel.tunnels import tunnel_of, vxlan_of
+from pydp.model import Bridge, BridgePort, Link, NfCall, Tunnel, Vxlan
 
 _RTM_DELLINK = 17
 _BRVLAN_COMPRESSED = 4  # RTEXT_FILTER_BRVLAN_COMPRESSED: 4094 VLANs come as one range instead of 4094 attributes
@@ -20,7 +21,8 @@ _SYSCTL = Path("/proc/sys/net/bridge")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Links and bridges as they were at one moment, by ifindex, and the sysctls net.bridge.bridge-nf-call-*.
+    """Links, bridges, vxlan devices and IP tunnels as they were at one moment, by ifindex, and the sysctls
+    net.bridge.bridge-nf-call-*.
 
     `read` takes the picture. `applied` gives the next one after further messages, so whoever follows events needs no
     new dump: both are the same fold over messages. The FDB is not in it (see `read_fdb`): not every command wants
@@ -30,6 +32,8 @@ class View:
     links: Mapping[int, Link] = field(default_factory=lambda: MappingProxyType({}))
     bridges: Mapping[int, Bridge] = field(default_factory=lambda: MappingProxyType({}))
     nf_call: NfCall = field(default_factory=NfCall)
+    vxlans: Mapping[int, Vxlan] = field(default_factory=lambda: MappingProxyType({}))
+    tunnels: Mapping[int, Tunnel] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def read(cls) -> View:
@@ -63,9 +67,17 @@ class View:
         links = dict(self.links)
         bridges = dict(self.bridges)
         ports = {port.ifindex: port for bridge in self.bridges.values() for port in bridge.ports}
+        vxlans, tunnels = dict(self.vxlans), dict(self.tunnels)
         for msg in messages:
             _apply(msg, links, bridges, ports)
-        return View(MappingProxyType(links), MappingProxyType(_with_ports(bridges, ports)), self.nf_call)
+            _apply_tunnel(msg, links, vxlans, tunnels)
+        return View(
+            MappingProxyType(links),
+            MappingProxyType(_with_ports(bridges, ports)),
+            self.nf_call,
+            MappingProxyType(vxlans),
+            MappingProxyType(tunnels),
+        )
 
     def link(self, name: str) -> Link:
         """The link of that name. Raises NoSuchLink."""
@@ -128,6 +140,20 @@ def _apply(msg: Message, links: dict[int, Link], bridges: dict[int, Bridge], por
         before = ports.pop(ifindex, None)
         if port := port_of(msg, before.pvid if before else None, before.vlans if before else ()):
             ports[ifindex] = port
+
+
+def _apply_tunnel(msg: Message, links: dict[int, Link], vxlans: dict[int, Vxlan], tunnels: dict[int, Tunnel]) -> None:
+    """The same for tunnels, after `_apply`; an index that was deleted may come back as another kind of device."""
+    ifindex = msg["index"]
+    if msg["family"] != AF_UNSPEC:
+        return
+    vxlans.pop(ifindex, None)
+    tunnels.pop(ifindex, None)
+    if link := links.get(ifindex):
+        if vxlan := vxlan_of(msg, link):
+            vxlans[ifindex] = vxlan
+        if tunnel := tunnel_of(msg, link):
+            tunnels[ifindex] = tunnel
 
 
 def _with_ports(bridges: dict[int, Bridge], ports: dict[int, BridgePort]) -> dict[int, Bridge]:
