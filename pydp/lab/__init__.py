@@ -12,19 +12,24 @@ what a killed process could not. It needs root.
 from pydp.lab.capture import Capture, Stations, send_frame
 from pydp.lab.errors import LabError
 from pydp.lab.netns import Namespace, leftovers, sweep
+from pydp.lab.nodes import Node, Nodes
 from pydp.lab.offload import get_offload, set_offloads
 from pydp.lab.stream import NumberedStream, StreamReport
 from pydp.lab.tools import IperfResult, RoundTrips, iperf3, request_response, round_trips
 from pydp.lab.topology import Container, End, Segment, Veth, poll, wait_up
 from pydp.lab.traffic import PingResult, TcpResult, connect_close, ping, tcp_transfer, udp_sizes
+from pydp.lab.vxlan import KernelVxlan
 
 __all__ = [
     "Capture",
     "Container",
     "End",
     "IperfResult",
+    "KernelVxlan",
     "LabError",
     "Namespace",
+    "Node",
+    "Nodes",
     "NumberedStream",
     "PingResult",
     "RoundTrips",

@@ -15,7 +15,7 @@ from pydp.lab.errors import LabError
 from pydp.lab.netns import Namespace
 from pydp.lab.offload import set_offloads
 
-_GROUP = 0x7064  # link group of a segment's ports and bridge: one request takes them all down
+GROUP = 0x7064  # link group of ports and bridges: one request takes them all down
 _OPER_UP = "UP"
 _FORWARDING = 3
 # A veth whose peer has the same index in its own namespace looks to the kernel like a device without a lower one, and
@@ -62,7 +62,7 @@ class Veth:
     def close(self) -> None:
         """Delete the pair; fine when a test or the end of a namespace did so before."""
         if self._index:
-            _delete(self.a.ns, index=self._index)
+            delete_links(self.a.ns, index=self._index)
             self._index = 0
 
 
@@ -117,7 +117,7 @@ class Segment:
         self.sw = Namespace(prefix, label="-sw", bridge_netfilter=bridge_netfilter)
         self._namespaces = [Namespace(prefix, label=f"-c{i}", ipv6=ipv6) for i in range(n)]
         self._mtus = [mtu] * n if isinstance(mtu, int) else list(mtu)
-        self._macs = [_mac(0, i) for i in range(n)] if macs is None else list(macs)
+        self._macs = [make_mac(0, i) for i in range(n)] if macs is None else list(macs)
         if len(self._mtus) != n or len(self._macs) != n:
             raise LabError(f"{n} ports need as many macs and mtus")
         self._ipv6 = ipv6
@@ -145,7 +145,7 @@ class Segment:
             for ns in (self.sw, *self._namespaces):
                 stack.enter_context(ns)
             stack.callback(
-                _delete, self.sw, group=_GROUP
+                delete_links, self.sw, group=GROUP
             )  # before the namespaces, which the kernel takes down in its own time
             if self.bridge:
                 self._make_bridge()
@@ -159,7 +159,13 @@ class Segment:
 
     def _make_bridge(self) -> None:
         self.bridge_index = next(_index)
-        own = {"ifname": self.bridge, "index": self.bridge_index, "group": _GROUP, "address": _mac(2, 0), "state": "up"}
+        own = {
+            "ifname": self.bridge,
+            "index": self.bridge_index,
+            "group": GROUP,
+            "address": make_mac(2, 0),
+            "state": "up",
+        }
         self.sw.ipr().link("add", kind="bridge", **own, **self._options)
 
     def _make_container(self, i: int, ns: Namespace) -> Container:
@@ -169,9 +175,9 @@ class Segment:
         mac, mtu, port = self._macs[i], self._mtus[i], f"p{i}"
         inner = End(ns=ns, name="eth0", mac=mac, mtu=mtu, addresses=addresses, offloads=self._offloads)
         outer = End(
-            ns=self.sw, name=port, mac=_mac(1, i), mtu=mtu, offloads=self._port_offloads, master=self.bridge_index
+            ns=self.sw, name=port, mac=make_mac(1, i), mtu=mtu, offloads=self._port_offloads, master=self.bridge_index
         )
-        index = create_veth(outer, inner, group=_GROUP)
+        index = create_veth(outer, inner, group=GROUP)
         return Container(i, ns, inner.name, mac, mtu, address4, address6, port, index)
 
 
@@ -194,7 +200,7 @@ def create_veth(a: End, b: End, *, group: int = 0) -> int:
             _configure(ipr, b, b.ns.ifindex(b.name))
         _configure(a.ns.ipr(), a, index)
     except BaseException:
-        _delete(a.ns, index=index)
+        delete_links(a.ns, index=index)
         raise
     return index
 
@@ -225,8 +231,11 @@ def poll(what: str, condition: Callable[[], bool], *, timeout: float = 5, interv
         time.sleep(interval)
 
 
-def _mac(kind: int, i: int) -> str:
-    """Locally administered, the same for the i-th container (kind 0), port (1) or bridge (2) of every segment."""
+def make_mac(kind: int, i: int) -> str:
+    """Locally administered, the same for the i-th container (kind 0), port (1) or bridge (2) of every segment.
+
+    `pydp.lab.nodes` has kinds of its own.
+    """
     return f"02:00:00:{kind:02x}:{(i + 1) >> 8:02x}:{(i + 1) & 255:02x}"
 
 
@@ -248,7 +257,7 @@ def _configure(ipr: Any, end: End, index: int) -> None:
         ipr.link("set", index=index, **change)
 
 
-def _delete(ns: Namespace, **which: int) -> None:
+def delete_links(ns: Namespace, **which: int) -> None:
     """Delete links, by ``index`` or ``group``, and not mind when they are gone."""
     from pyroute2 import NetlinkError
 

@@ -23,6 +23,10 @@ from pydp.lab.netns import Namespace
 from pydp.lab.stream import Counters, Worker
 
 _CHUNK = 1 << 18
+_WINDOW = 32  # datagrams of udp_sizes under way
+_SO_RCVBUFFORCE = 33
+# IP_MTU_DISCOVER, IPV6_MTU_DISCOVER to IP_PMTUDISC_DONT (linux/in.h, linux/in6.h)
+_DONT_DISCOVER = {socket.AF_INET: (socket.SOL_IP, 10, 0), socket.AF_INET6: (41, 23, 0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +128,38 @@ def udp_sizes(
     *,
     port: int = 0,
     timeout: float = 1,
-    tries: int = 2,
+    tries: int = 3,
+    may_fragment: bool = False,
 ) -> dict[int, bool]:
     """Send a random datagram of each payload size to an echo server; True for each that came back unchanged.
 
-    A datagram without an answer after ``timeout`` seconds is tried again, ``tries`` times in all: UDP may lose one on
-    a busy machine.
+    Up to _WINDOW are under way at a time. Those without an answer after ``timeout`` seconds are tried again, ``tries``
+    times in all: UDP may lose one on a busy machine, and one each way when the path's MTU is news. Both
+    ends discover it, and fragment themselves what exceeds it, unless ``may_fragment`` leaves the DF bit clear both ways
+    (IP_PMTUDISC_DONT).
     """
-    result = {}
     with contextlib.ExitStack() as stack:
         echo = stack.enter_context(_bound(server, socket.SOCK_DGRAM, addr, port))
         sock = stack.enter_context(client.socket(echo.family, socket.SOCK_DGRAM))
+        for end in (echo, sock):
+            end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WINDOW << 18)
+            if may_fragment:
+                end.setsockopt(*_DONT_DISCOVER[end.family])
         sock.connect(echo.getsockname()[:2])
         stop = threading.Event()
         thread = threading.Thread(target=_echo, args=(echo, stop), daemon=True)
         stack.callback(thread.join)
         stack.callback(stop.set)
         thread.start()
-        for size in sizes:
-            result[size] = any(_echoed(sock, size, timeout) for _ in range(tries))
+        # The length tells which one came back. An answer to an earlier try, with the same payload, is as good.
+        missing = {size: os.urandom(size) for size in sizes}
+        result = dict.fromkeys(missing, False)
+        for _ in range(tries):
+            open_ = tuple(missing)
+            for window in (open_[at : at + _WINDOW] for at in range(0, len(open_), _WINDOW)):
+                for size in _echoed(sock, {size: missing[size] for size in window}, timeout):
+                    result[size] = True
+                    del missing[size]
     return result
 
 
@@ -238,18 +255,39 @@ def _echo(sock: socket.socket, stop: threading.Event) -> None:
     while not stop.is_set():
         with contextlib.suppress(OSError):  # too big for the way back, or nobody there: the client sees no answer
             data, peer = sock.recvfrom(65536)
-            sock.sendto(data, peer)
+            _send_datagram(sock, data, peer)
 
 
-def _echoed(sock: socket.socket, size: int, timeout: float) -> bool:
-    payload = os.urandom(size)
+def _send_datagram(sock: socket.socket, payload: bytes, peer: tuple[str, int] | None = None) -> None:
+    """Send, or leave it when it is too big. An ICMP error about an earlier datagram is told by the next call, which
+    then sends nothing: so once more.
+    """
+    for _ in range(2):
+        try:
+            if peer is None:
+                sock.send(payload)
+            else:
+                sock.sendto(payload, peer)
+        except OSError:
+            continue
+        break
+
+
+def _echoed(sock: socket.socket, payloads: dict[int, bytes], timeout: float) -> list[int]:
+    """Send these payloads, keyed by their length; gives the lengths of those that came back."""
+    waiting, found = dict(payloads), []
+    for payload in payloads.values():
+        _send_datagram(sock, payload)
     deadline = time.monotonic() + timeout
-    try:
-        sock.send(payload)
-        while (rest := deadline - time.monotonic()) > 0:
-            sock.settimeout(rest)
-            if sock.recv(65536) == payload:  # another one is the late answer to an earlier try
-                return True
-    except OSError:  # no answer, or an ICMP error
-        return False
-    return False
+    while waiting and (rest := deadline - time.monotonic()) > 0:
+        sock.settimeout(rest)
+        try:
+            answer = sock.recv(65536)
+        except TimeoutError:
+            break
+        except OSError:  # an ICMP error: the others may still arrive
+            continue
+        if waiting.get(len(answer)) == answer:
+            del waiting[len(answer)]
+            found.append(len(answer))
+    return found
