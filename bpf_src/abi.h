@@ -13,7 +13,12 @@ enum limit {
 enum verdict {
 	PASS_UNCLAIMED = 0, /* no stage had anything to say */
 	FORWARD_PORT = 1, /* sent out of one port */
+	FORWARD_ENCAP = 2, /* encapsulated and sent to a VTEP or peer */
+	FORWARD_DECAP = 3, /* decapsulated and sent out of one port */
+	FORWARD_REPLY = 4, /* answered: too big for the tunnel, or a request for an address that is known */
 	FLOOD_PORTS = 8, /* copied to every port that may have it */
+	PASS_ENCAP = 9, /* encapsulated in its place on the way out */
+	PASS_DECAP = 10, /* decapsulated and left to the stack, which delivers it */
 
 	PUNT_TRUNCATED = 16, /* headers end before they should */
 	PUNT_LINK_LOCAL = 17, /* addressed to the bridge itself (01:80:c2:00:00:0x) */
@@ -25,6 +30,18 @@ enum verdict {
 	PUNT_FLOOD = 23, /* to be copied by the tc program of the same port */
 	PUNT_LENGTH = 24, /* with its VLAN tag longer than XDP may send: for the tc program or the kernel bridge */
 	PUNT_ERROR = 25, /* a helper failed */
+	PUNT_NEIGHBOUR =
+		26, /* next hop to the VTEP or peer not resolved, or to be shown to the kernel, which keeps it fresh */
+	PUNT_TOO_BIG = 27, /* longer than the path's MTU: fragmented or answered by the kernel */
+	PUNT_FRAGMENT = 28, /* part of a packet that the kernel puts together first */
+	PUNT_HEADER = 29, /* options, reserved bits, padding or lengths that the kernel judges */
+	PUNT_CHECKSUM = 30, /* a checksum that the kernel has to verify or to compute */
+	PUNT_ECN = 31, /* congestion was marked outside */
+	PUNT_VTEP = 32, /* from no VTEP or peer that is known, or for an unknown VNI or key */
+	PUNT_ADDRESS = 33, /* outer destination is not this tunnel's */
+	PUNT_TAGGED = 34, /* VLAN tag beside the frame, which belongs inside of it */
+	PUNT_ROUTE = 35, /* inner destination is the routing's business */
+	PUNT_TTL = 36, /* TTL is used up: the kernel says so to its sender */
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
 	DROP_SAME_PORT = 41, /* destination is on the port it came from */
@@ -33,9 +50,14 @@ enum verdict {
 	DROP_VLAN_INGRESS = 44, /* port is not a member of the VLAN it came with */
 	DROP_VLAN_EGRESS = 45, /* port it would leave by is not a member of its VLAN */
 	DROP_PORT_DOWN = 46, /* port it would leave by does not forward */
+	DROP_VTEP = 47, /* from no VTEP or peer that is known, or for an unknown VNI or key */
+	DROP_SPOOFED = 48, /* inner source address is none of the peer's */
+	DROP_INNER = 49, /* inner packet is not what the tunnel carries, or cut short */
+	DROP_LOOP = 50, /* would be encapsulated for the host it came from */
 };
 
 enum verdict_class {
+	CLASS_FLOOD = 8, /* verdicts below, but PASS_UNCLAIMED: sent out of one device */
 	CLASS_PUNT = 16, /* verdicts from here on: left to the kernel */
 	CLASS_DROP = 40, /* verdicts from here on: dropped */
 };
@@ -44,6 +66,14 @@ enum verdict_class {
 enum constant {
 	CONSTANT_SLOT = 0, /* index of the port in its instance */
 	CONSTANT_SEED = 1, /* random number that the instance's hashes begin with */
+	CONSTANT_ROLE = 2, /* enum role of the port */
+};
+
+// What a port is to its instance.
+enum role {
+	ROLE_PORT = 0, /* a port like any other: a container, a NIC of the overlay */
+	ROLE_UNDERLAY = 1, /* carries what is encapsulated */
+	ROLE_COMPANION = 2, /* a tunnel device of the kernel that does what eBPF cannot */
 };
 
 struct counter {

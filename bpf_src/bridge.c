@@ -5,12 +5,13 @@
 // kernel bridge below, which goes on to flood, to speak STP, to snoop, to own addresses: known unicast is forwarded
 // here, all else is punted to it.
 
+#define FDB_STAGE STAGE_BRIDGE
 #include "lib/fdb.h"
+#include "lib/fdb_control.h"
 
 enum bridge_limit {
 	BRIDGE_PORTS = 256, /* ports of an instance */
 	BRIDGE_VLANS = 4096, /* VLAN ids */
-	BRIDGE_REQUESTS = 4096, /* requests that one run of bridge_control takes */
 };
 
 enum bridge_port_flag {
@@ -42,40 +43,12 @@ struct bridge_vlan {
 	__u64 untagged[4]; /* bit per slot: frames leave without the tag */
 };
 
-enum bridge_operation {
-	BRIDGE_ADD = 1, /* enter or replace an entry */
-	BRIDGE_DELETE = 2, /* take an entry out */
-	BRIDGE_FLUSH = 3, /* from bucket number `key` on, one a run, take out what matches `where` under `mask` */
-};
-
-struct bridge_request {
-	__u64 key;
-	__u32 operation; /* enum bridge_operation */
-	__u32 where;
-	__u32 mask; /* of BRIDGE_FLUSH: bits of the entry's `where` that must equal the request's */
-	__u32 vid_mask; /* of BRIDGE_FLUSH: 0xfff to take VLAN `vid` only, 0 for all */
-	__u32 vid;
-	__u32 seen; /* of BRIDGE_ADD: ticks ago */
-	__u32 result; /* entries changed; of BRIDGE_ADD 0 when there was no place */
-	__u32 pad;
-};
-
-struct bridge_cursor {
-	__u32 next; /* request to be done next */
-	__u32 end; /* how many there are */
-};
-
 /* Written by Python. Index: slot. */
 BPF_TABLE("array", __u32, struct bridge_port, bridge_ports, BRIDGE_PORTS);
 /* Written by Python. Index: slot of the port a frame arrived on. */
 BPF_TABLE("array", __u32, struct bridge_flood, bridge_floods, BRIDGE_PORTS);
 /* Written by Python. Index: VLAN id. */
 BPF_TABLE("array", __u32, struct bridge_vlan, bridge_vlans, BRIDGE_VLANS);
-/* Written by Python, `result` by bridge_control(). */
-BPF_TABLE("array", __u32, struct bridge_request, bridge_requests, BRIDGE_REQUESTS);
-/* Set by Python, advanced by bridge_control(). */
-BPF_TABLE("array", __u32, struct bridge_cursor, bridge_cursor, 1);
-
 /* Written by Python: bridge_copies(), so that the loop over the ports is verified once and not in every port's program. */
 BPF_PROG_ARRAY(bridge_tails, 1);
 
@@ -120,44 +93,6 @@ static __always_inline enum verdict bridge_vlan_in(const struct packet *packet, 
 		*vid = in->pvid;
 	struct bridge_vlan *vlan = bridge_vlans.lookup(vid);
 	return vlan && *vid && vlan_has(vlan->member, slot) ? PASS_UNCLAIMED : DROP_VLAN_INGRESS;
-}
-
-/* Note where the source is. Gives PUNT_NEW_SOURCE when the kernel bridge below should see the frame: its entry would age, since
- * it does not see what is forwarded here. */
-static __always_inline enum verdict bridge_learn(__u64 key, __u64 seed, __u32 slot, __u32 now)
-{
-	const __u32 refresh = PYDP_BRIDGE_ADOPTED ? PYDP_FDB_AGEING / 4 : 0;
-	const enum verdict fresh = PYDP_BRIDGE_ADOPTED ? PUNT_NEW_SOURCE : PASS_UNCLAIMED;
-	__u64 hash = fdb_hash(key, seed);
-	struct fdb_place place;
-
-	if (!fdb_find(key, hash, &place)) {
-		enum fdb_event event = fdb_insert(key, hash, slot, now, now);
-		if (event == FDB_AGED || event == FDB_EVICTED)
-			fdb_count(FDB_LEARNED);
-		fdb_count(event);
-		return fresh;
-	}
-	__u32 *seen = &place.bucket->seen[place.way & 3];
-	__u32 where = place.bucket->where[place.way & 3], idle = now - *seen;
-	if (!(where & FDB_VALID) || fdb_stays(where))
-		return PASS_UNCLAIMED;
-	if ((where & FDB_SLOT_MASK) != slot) {
-		if (!fdb_take_from(place.bucket, place.way, key, where))
-			return fresh;
-		*seen = now;
-		place.bucket->where[place.way & 3] = (where & ~FDB_SLOT_MASK) | slot;
-		fdb_count(FDB_MOVED);
-		return fresh;
-	}
-	if (where & FDB_STATIC || idle <= refresh)
-		return PASS_UNCLAIMED;
-	*seen = now; /* written when it changes only: the line stays shared between CPUs */
-	if (idle > PYDP_FDB_AGEING) {
-		fdb_count(FDB_AGED);
-		fdb_count(FDB_LEARNED);
-	}
-	return fresh;
 }
 
 /* May a frame leave by OUT (should_deliver, br_dev_queue_push_xmit in net/bridge/br_forward.c)? */
@@ -283,11 +218,11 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 			return in->flags & PORT_PUNT ? PUNT_PORT : link_local ? PUNT_LINK_LOCAL : verdict;
 	}
 	__u32 length = bridge_length(ctx, packet);
-	__u64 seed = STAGE_CONSTANT(STAGE_BRIDGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
+	__u64 seed = STAGE_CONSTANT(FDB_STAGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
 	__u32 now = fdb_now();
 	enum verdict learned = PASS_UNCLAIMED;
 	if (in->flags & PORT_LEARNING && PYDP_FDB_AGEING)
-		learned = bridge_learn(packet->source | vlan_key, seed, slot, now);
+		learned = fdb_learn(packet->source | vlan_key, seed, slot, now, PYDP_BRIDGE_ADOPTED);
 	/* Also what the kernel decides about may be a station that has moved to this port. */
 	if (in->flags & PORT_PUNT)
 		return PUNT_PORT;
@@ -345,5 +280,3 @@ static __always_inline void bridge_finish(hook_ctx *ctx, enum verdict verdict)
 	if (HOOK_FLOODS && !PYDP_BRIDGE_ADOPTED && verdict == FLOOD_PORTS)
 		bridge_tails.call(ctx, 0);
 }
-
-#include "bridge_control.h"

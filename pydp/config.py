@@ -71,9 +71,7 @@ def read_config(path: str) -> Given:
         if key in _TOP:
             top[key] = _TOP[key](where + key, value)
         elif key in MODES:
-            if not isinstance(value, dict):
-                raise UsageError(f"{where}{key}: {value!r} is not a table of options")
-            tables[key] = _given(key, value, where=f"{where}{key}.")
+            tables[key] = _table(key, value, f"{where}{key}")
         else:
             raise UsageError(f"{where}{key}: there is no such key", hint=f"keys: {', '.join([*_TOP, *MODES])}")
     return Given(top, tables)
@@ -91,6 +89,17 @@ def merge(flags: Mapping[str, Any], options: Mapping[str, Any], config: Given | 
     return AttachConfig(
         **{"interfaces": (), **chosen, "options": {**config.tables.get(mode.name, {}), **_given(mode.name, given)}}
     )
+
+
+def _table(mode: str, value: object, where: str) -> dict[str, Any]:
+    """The options of a mode: a table, or where the mode can have several of the same kind, a list of tables."""
+    if isinstance(value, dict):
+        return _given(mode, value, where=f"{where}.")
+    repeated = next((one for one in options_of(mode_of(mode).Options) if one.kind == "tables"), None)
+    if repeated is None or not isinstance(value, list) or not all(isinstance(one, dict) for one in value) or not value:
+        raise UsageError(f"{where}: {value!r} is not a table of options")
+    first, *more = (_given(mode, one, where=f"{where}[{number}].") for number, one in enumerate(value))
+    return {**first, repeated.key: tuple(more)} if more else first
 
 
 def _given(mode: str, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:

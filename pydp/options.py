@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydp.errors import UsageError
 
-Kind = Literal["flag", "int", "seconds", "choice", "names", "texts"]
+Kind = Literal["flag", "int", "seconds", "choice", "text", "names", "texts", "tables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,12 @@ def _parse(one: Option, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise UsageError(f"{name}: {value!r} is neither true nor false")
         return value
+    if one.kind == "text":
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise UsageError(f"{name}: {value!r} is not a text")
+        return str(value)
+    if one.kind == "tables":
+        return tuple(value)
     if one.kind in ("int", "seconds"):
         return _number(one, value, name)
     if one.kind == "choice":

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pydp.lab import Namespace, Segment, leftovers, sweep
+from pydp.lab import Namespace, Nodes, Segment, leftovers, sweep
 from pydp.lab.syscalls import DIRECTORY, mount_bpffs, remove, unmount
 
 PREFIX = "pt"
@@ -71,6 +71,27 @@ def module_segment(requires_root: None) -> Iterator[Callable[..., Segment]]:
 def _enter_segment(stack: contextlib.ExitStack, n: int, **options: Any) -> Segment:
     made = stack.enter_context(Segment(n, prefix=PREFIX, **options))
     _cookies.update({made.sw.cookie, *(c.ns.cookie for c in made.containers)})
+    return made
+
+
+@pytest.fixture
+def nodes(requires_root: None) -> Iterator[Callable[..., Nodes]]:
+    """Makes nodes on an underlay, with the arguments of `pydp.lab.Nodes`, that last as long as the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda n, *arguments, **options: _enter_nodes(stack, n, *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def module_nodes(requires_root: None) -> Iterator[Callable[..., Nodes]]:
+    """Like ``nodes``, for the length of a module."""
+    with contextlib.ExitStack() as stack:
+        yield lambda n, *arguments, **options: _enter_nodes(stack, n, *arguments, **options)
+
+
+def _enter_nodes(stack: contextlib.ExitStack, n: int, *arguments: Any, **options: Any) -> Nodes:
+    made = stack.enter_context(Nodes(n, *arguments, prefix=PREFIX, **options))
+    outer = [node.ns for node in made.nodes] + list(made.middle)
+    _cookies.update(ns.cookie for ns in (*outer, *(container.ns for container in made.containers)))
     return made
 
 

@@ -3,10 +3,30 @@
 
 #include <uapi/linux/bpf.h>
 
+#include "abi.h"
 #include "bench/vary.h"
+
+/* What varies begins so many bytes into the frame: behind what a tunnel puts in front. */
+#define BENCH_OFFSET CONSTANT(0)
 
 int bench_send(struct xdp_md *ctx)
 {
 	bool made = bench_vary((void *)(long)ctx->data, (void *)(long)ctx->data_end, BENCH_SOURCE, BENCH_DEST);
+	return made ? XDP_TX : XDP_ABORTED;
+}
+
+/* An Ethernet frame, in a tunnel or not. */
+int bench_send_frame(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	bool made = bench_restore(data, end) && bench_vary(data + BENCH_OFFSET, end, BENCH_SOURCE, BENCH_DEST);
+	return made ? XDP_TX : XDP_ABORTED;
+}
+
+/* An IPv4 packet, in a tunnel or not. */
+int bench_send_packet(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	bool made = bench_restore(data, end) && bench_vary_packet(data + BENCH_OFFSET, end);
 	return made ? XDP_TX : XDP_ABORTED;
 }

@@ -13,6 +13,7 @@ typedef struct __sk_buff hook_ctx;
 enum hook {
 	HOOK_FLOODS = 1, /* hook_copy() works */
 	HOOK_TAG_IN_FRAME = 0, /* the outermost VLAN tag is part of the frame */
+	HOOK_HEADER_STAYS = 1, /* hook_open() and hook_close() leave the Ethernet header in front */
 };
 
 static __always_inline void *hook_data(hook_ctx *ctx)
@@ -37,6 +38,18 @@ static __always_inline bool hook_is_gso(hook_ctx *ctx)
 	return ctx->gso_size > 0;
 }
 
+/* Payload of each piece in bytes, 0 for a frame that stays whole. */
+static __always_inline __u32 hook_gso_size(hook_ctx *ctx)
+{
+	return ctx->gso_size;
+}
+
+/* Number of pieces, 1 for a frame that stays whole. */
+static __always_inline __u32 hook_gso_segments(hook_ctx *ctx)
+{
+	return ctx->gso_segs ? ctx->gso_segs : 1;
+}
+
 /* Make the first LENGTH bytes readable through data pointers, where they lie behind the linear part. */
 static __always_inline void hook_pull(hook_ctx *ctx, __u32 length)
 {
@@ -53,6 +66,12 @@ static __always_inline bool hook_outer_tag(hook_ctx *ctx, __be16 *protocol, __u1
 	*protocol = ctx->vlan_proto;
 	*tci = ctx->vlan_tci;
 	return true;
+}
+
+/* Is there a tag beside the frame? */
+static __always_inline bool hook_tagged(hook_ctx *ctx)
+{
+	return ctx->vlan_present;
 }
 
 /* Put a tag before the ethertype; one that is in metadata moves into the frame. */
@@ -73,10 +92,53 @@ static __always_inline bool hook_set_tag(hook_ctx *ctx, __be16 protocol, __u16 t
 	return !bpf_skb_vlan_pop(ctx) && !bpf_skb_vlan_push(ctx, protocol, tci);
 }
 
+/* Flags of hook_close(): the frame's network protocol changes. In the kernel's numbers (Linux 6.3), which older headers lack. */
+enum hook_close_flag {
+	HOOK_NOW_IPV4 = 128, /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
+	HOOK_NOW_IPV6 = 256, /* BPF_F_ADJ_ROOM_DECAP_L3_IPV6 */
+};
+
+/* Make room for SIZE bytes (a literal) behind the Ethernet header, FLAGS saying what will be in it. The old header stays in front and the
+ * room begins behind it, so all of the first SIZE + 14 bytes is to be written. */
+static __always_inline bool hook_open(hook_ctx *ctx, const __u32 size, __u64 flags)
+{
+	return !bpf_skb_adjust_room(ctx, size, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO);
+}
+
+/* Take SIZE bytes (a literal) away behind the Ethernet header. FLAGS say what is left if its network protocol is another one. */
+static __always_inline bool hook_close(hook_ctx *ctx, const __u32 size, __u64 flags)
+{
+	return !bpf_skb_adjust_room(ctx, -(__s32)size, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO);
+}
+
+/* Cut the frame to LENGTH bytes. It is in one piece and has no segments from then on. */
+static __always_inline bool hook_trim(hook_ctx *ctx, __u32 length)
+{
+	return !bpf_skb_change_tail(ctx, length, 0);
+}
+
+/* A hash of the flow: that of the stack, which it keeps with the frame. */
+static __always_inline __u32 hook_hash(hook_ctx *ctx)
+{
+	return bpf_get_hash_recalc(ctx);
+}
+
 /* Send a copy out of a device. */
 static __always_inline void hook_copy(hook_ctx *ctx, __u32 ifindex)
 {
 	bpf_clone_redirect(ctx, ifindex, 0);
+}
+
+/* Say in the frame's tunnel metadata how a tunnel device of the kernel is to encapsulate it. */
+static __always_inline bool hook_describe(hook_ctx *ctx, struct bpf_tunnel_key *key, __u64 flags)
+{
+	return !bpf_skb_set_tunnel_key(ctx, key, sizeof(*key), flags);
+}
+
+/* What a tunnel device of the kernel says about a frame that it took out of its packet. */
+static __always_inline bool hook_described(hook_ctx *ctx, struct bpf_tunnel_key *key, __u64 flags)
+{
+	return !bpf_skb_get_tunnel_key(ctx, key, sizeof(*key), flags);
 }
 
 /* Leave word number NUMBER (0 to 4, a literal) for a program that is called next. */

@@ -12,6 +12,7 @@ typedef struct xdp_md hook_ctx;
 enum hook {
 	HOOK_FLOODS = 0, /* hook_copy() works */
 	HOOK_TAG_IN_FRAME = 1, /* the outermost VLAN tag is part of the frame */
+	HOOK_HEADER_STAYS = 0, /* hook_open() and hook_close() leave the Ethernet header in front */
 };
 
 static __always_inline void *hook_data(hook_ctx *ctx)
@@ -36,6 +37,16 @@ static __always_inline bool hook_is_gso(hook_ctx *ctx)
 	return false;
 }
 
+static __always_inline __u32 hook_gso_size(hook_ctx *ctx)
+{
+	return 0;
+}
+
+static __always_inline __u32 hook_gso_segments(hook_ctx *ctx)
+{
+	return 1;
+}
+
 /* Make the first LENGTH bytes readable through data pointers: they are, or nobody can. */
 static __always_inline void hook_pull(hook_ctx *ctx, __u32 length)
 {
@@ -43,6 +54,11 @@ static __always_inline void hook_pull(hook_ctx *ctx, __u32 length)
 
 /* The VLAN tag that is not in the frame: there is none. */
 static __always_inline bool hook_outer_tag(hook_ctx *ctx, __be16 *protocol, __u16 *tci)
+{
+	return false;
+}
+
+static __always_inline bool hook_tagged(hook_ctx *ctx)
 {
 	return false;
 }
@@ -84,9 +100,49 @@ static __always_inline bool hook_set_tag(hook_ctx *ctx, __be16 protocol, __u16 t
 	return true;
 }
 
+enum hook_close_flag {
+	HOOK_NOW_IPV4 = 0, /* nobody has an idea of a frame's protocol yet */
+	HOOK_NOW_IPV6 = 0,
+};
+
+/* Make room for SIZE bytes (a literal) in front of the frame. */
+static __always_inline bool hook_open(hook_ctx *ctx, const __u32 size, __u64 flags)
+{
+	return !bpf_xdp_adjust_head(ctx, -(int)size);
+}
+
+/* Take SIZE bytes (a literal) away from the front. */
+static __always_inline bool hook_close(hook_ctx *ctx, const __u32 size, __u64 flags)
+{
+	return !bpf_xdp_adjust_head(ctx, size);
+}
+
+/* Cut the frame to LENGTH bytes. */
+static __always_inline bool hook_trim(hook_ctx *ctx, __u32 length)
+{
+	return !bpf_xdp_adjust_tail(ctx, (int)length - (int)hook_length(ctx));
+}
+
+/* The stack has no hash of a frame that it has not seen: flow_hash() makes one. */
+static __always_inline __u32 hook_hash(hook_ctx *ctx)
+{
+	return 0;
+}
+
 /* Send a copy out of a device. */
 static __always_inline void hook_copy(hook_ctx *ctx, __u32 ifindex)
 {
+}
+
+/* Frames have no metadata of tunnels here. */
+static __always_inline bool hook_describe(hook_ctx *ctx, struct bpf_tunnel_key *key, __u64 flags)
+{
+	return false;
+}
+
+static __always_inline bool hook_described(hook_ctx *ctx, struct bpf_tunnel_key *key, __u64 flags)
+{
+	return false;
 }
 
 /* Leave a word for a program that is called next: none is, here. */

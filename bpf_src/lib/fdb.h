@@ -18,7 +18,7 @@ enum fdb_limit {
 };
 
 struct fdb_bucket {
-	__u64 key[4]; /* MAC address, first byte lowest, then the VLAN id; 0 for an empty place */
+	__u64 key[4]; /* MAC address, first byte lowest, then the VLAN id or number of the segment; 0 for an empty place */
 	__u32 where[4]; /* slot, and enum fdb_flag */
 	__u32 seen[4]; /* when its station last sent something, in ticks */
 };
@@ -31,12 +31,14 @@ struct fdb_clock {
 
 enum fdb_flag {
 	FDB_SLOT_MASK = 0xffff, /* the slot in `where` */
+	FDB_PLACE_MASK = 0x40ffff, /* all that tells where: the slot and FDB_REMOTE */
 	FDB_VALID = 0x10000, /* the entry is complete */
 	FDB_STATIC = 0x20000, /* written by a person or the kernel: does not age, is not evicted */
 	FDB_LOCAL = 0x40000, /* an address of this host */
 	FDB_STICKY = 0x80000, /* does not move to another port */
 	FDB_OWNED = 0x100000, /* written by the attach: written anew by the next one */
 	FDB_BUSY = 0x200000, /* alone: a CPU is changing the place */
+	FDB_REMOTE = 0x400000, /* behind a VTEP, whose index stands in place of the slot */
 };
 
 enum fdb_event {
@@ -49,7 +51,7 @@ enum fdb_event {
 	FDB_LATE = 6, /* not counted: another CPU took the place, nothing was done */
 };
 
-/* Written by the datapath alone: also what Python wants goes through bridge_control(). */
+/* Written by the datapath alone: also what Python wants goes through fdb_control(). */
 BPF_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, __u64, fdb_events, FDB_EVENTS);
@@ -173,61 +175,110 @@ static __always_inline bool fdb_take_from(struct fdb_bucket *bucket, __u32 way, 
 	return false;
 }
 
-/* How gladly a place is given away: empty before aged, before the one not seen for longest; 0 for never. Buckets fill from the
- * first place on, so of two buckets with empty places the emptier one is taken. That lets the table fill to two thirds before
- * addresses that meet evict each other. */
-static __always_inline __u64 fdb_worth(struct fdb_bucket *bucket, __u32 way, __u32 where, __u32 now)
+/* The highest bit of NUMBER. The compiler is not told that it is a sign: it would make a branch of it, and the verifier would follow both
+ * ways of it for each of eight places. */
+static __always_inline __u64 fdb_sign(__u64 number)
 {
-	if (where & (FDB_STATIC | FDB_BUSY))
-		return 0;
-	if (!bucket->key[way])
-		return (1ULL << 34) + FDB_WAYS - way;
-	__u32 idle = now - bucket->seen[way];
-	return (fdb_expired(where, bucket->seen[way], now) ? 1ULL << 33 : 1) + idle;
+	asm volatile("" : "+r"(number));
+	return number >> 63;
 }
 
-struct fdb_offer {
-	struct fdb_bucket *bucket;
-	__u64 worth;
-	__u32 way;
-	__u32 where; /* what it was when it was offered */
-};
-
-/* Improve BEST by what BUCKET has. */
-static __always_inline void fdb_offer(struct fdb_bucket *bucket, __u32 now, struct fdb_offer *best)
+/* 1 if NUMBER is not 0. */
+static __always_inline __u64 fdb_nonzero(__u64 number)
 {
+	return fdb_sign(number | -number);
+}
+
+/* How gladly a place is given away: empty before aged, before the one not seen for longest; 0 for never. Buckets fill from the
+ * first place on, so of two buckets with empty places the emptier one is taken. That lets the table fill to two thirds before
+ * addresses that meet evict each other. NUMBER, 0 to 7, tells which place it is, in the lowest bits. */
+static __always_inline __u64 fdb_worth(struct fdb_bucket *bucket, __u32 way, __u32 number, __u32 now)
+{
+	__u64 where = *(volatile __u32 *)&bucket->where[way], idle = (__u32)(now - bucket->seen[way]);
+	__u64 taken = fdb_nonzero(bucket->key[way]);
+	__u64 aged = fdb_sign(PYDP_FDB_AGEING - idle); /* of an empty place it does not matter */
+	__u64 worth = (1 - taken) << 34 | (aged & taken) << 33 | ((idle & -taken) + 1 + (1 - taken) * (FDB_WAYS - way));
+	__u64 stays = fdb_nonzero(where & (FDB_STATIC | FDB_BUSY));
+	return (worth & (stays - 1)) << 3 | number;
+}
+
+static __always_inline __u64 fdb_better(__u64 one, __u64 other)
+{
+	__u64 less = -fdb_sign(one - other); /* both are below 2^63 */
+	return (one & ~less) | (other & less);
+}
+
+/* The best of the eight places that a key may have. */
+static __always_inline __u64 fdb_offer(struct fdb_bucket *bucket, struct fdb_bucket *other, __u32 now)
+{
+	__u64 best = 0;
 #pragma unroll
 	for (__u32 i = 0; i < FDB_WAYS; i++) {
-		__u32 where = *(volatile __u32 *)&bucket->where[i];
-		__u64 worth = fdb_worth(bucket, i, where, now);
-		if (worth > best->worth) {
-			best->bucket = bucket;
-			best->worth = worth;
-			best->way = i;
-			best->where = where;
-		}
+		best = fdb_better(best, fdb_worth(bucket, i, i, now));
+		best = fdb_better(best, fdb_worth(other, i, FDB_WAYS + i, now));
 	}
+	return best;
 }
 
 /* Enter KEY, which is not in the table, as last SEEN then. The event says what it cost. */
 static __always_inline enum fdb_event fdb_insert(__u64 key, __u64 hash, __u32 where, __u32 seen, __u32 now)
 {
 	struct fdb_bucket *bucket = fdb_bucket(hash), *other = fdb_bucket(hash >> 32);
-	struct fdb_offer best = {};
 	if (!bucket || !other)
 		return FDB_FULL;
-	fdb_offer(bucket, now, &best);
-	fdb_offer(other, now, &best);
-	if (!best.worth)
+	__u64 best = fdb_offer(bucket, other, now), worth = best >> 3;
+	__u32 way = best & 3;
+	if (!worth)
 		return FDB_FULL;
-	if (!fdb_take(best.bucket, best.way, best.where))
+	if (best & FDB_WAYS)
+		bucket = other;
+	__u32 before = *(volatile __u32 *)&bucket->where[way];
+	if (before & FDB_STATIC || !fdb_take(bucket, way, before))
 		return FDB_LATE;
-	__u64 old = best.bucket->key[best.way & 3];
-	best.bucket->seen[best.way & 3] = seen;
+	__u64 old = bucket->key[way];
+	bucket->seen[way] = seen;
 	/* A full barrier: no CPU sees the new `where` beside the old key. */
-	__sync_val_compare_and_swap(&best.bucket->key[best.way & 3], old, key);
-	best.bucket->where[best.way & 3] = where | FDB_VALID;
-	return !old ? FDB_LEARNED : best.worth >> 33 ? FDB_AGED : FDB_EVICTED;
+	__sync_val_compare_and_swap(&bucket->key[way], old, key);
+	bucket->where[way] = where | FDB_VALID;
+	return !old ? FDB_LEARNED : worth >> 33 ? FDB_AGED : FDB_EVICTED;
+}
+
+/* Note that KEY was heard of at PLACE, a slot or with FDB_REMOTE a VTEP. Where a kernel bridge is BELOW, gives PUNT_NEW_SOURCE when it should see
+ * the frame: its own entry would age, since it does not see what is forwarded here. */
+static __always_inline enum verdict fdb_learn(__u64 key, __u64 seed, __u32 place_now, __u32 now, const bool below)
+{
+	const __u32 refresh = below ? PYDP_FDB_AGEING / 4 : 0;
+	const enum verdict fresh = below ? PUNT_NEW_SOURCE : PASS_UNCLAIMED;
+	__u64 hash = fdb_hash(key, seed);
+	struct fdb_place place;
+
+	if (!fdb_find(key, hash, &place)) {
+		enum fdb_event event = fdb_insert(key, hash, place_now, now, now);
+		if (event == FDB_AGED || event == FDB_EVICTED)
+			fdb_count(FDB_LEARNED);
+		fdb_count(event);
+		return fresh;
+	}
+	__u32 *seen = &place.bucket->seen[place.way & 3];
+	__u32 where = place.bucket->where[place.way & 3], idle = now - *seen;
+	if (!(where & FDB_VALID) || fdb_stays(where))
+		return PASS_UNCLAIMED;
+	if ((where & FDB_PLACE_MASK) != place_now) {
+		if (!fdb_take_from(place.bucket, place.way, key, where))
+			return fresh;
+		*seen = now;
+		place.bucket->where[place.way & 3] = (where & ~FDB_PLACE_MASK) | place_now;
+		fdb_count(FDB_MOVED);
+		return fresh;
+	}
+	if (where & FDB_STATIC || idle <= refresh)
+		return PASS_UNCLAIMED;
+	*seen = now; /* written when it changes only: the line stays shared between CPUs */
+	if (idle > PYDP_FDB_AGEING) {
+		fdb_count(FDB_AGED);
+		fdb_count(FDB_LEARNED);
+	}
+	return fresh;
 }
 
 /* Empty a place of KEY. False when another CPU was quicker. */

@@ -57,7 +57,37 @@ struct packet {
 	__u8 pad;
 	__u32 egress; /* set by a stage: device to leave by */
 	__u32 peer; /* set by a stage: that device's peer may be handed the frame at once */
+	__u32 companion; /* set by a stage that punts: device of the kernel that is to go on with it, not the stack */
 };
+
+/* An Ethernet header in registers. */
+struct ethernet {
+	__u64 first; /* destination, and two bytes of the source */
+	__u32 middle;
+	__be16 ethertype;
+};
+
+static __always_inline void ethernet_read(struct ethernet *header, const void *at)
+{
+	header->first = *(__u64 *)at;
+	header->middle = *(__u32 *)(at + 8);
+	header->ethertype = *(__be16 *)(at + 12);
+}
+
+static __always_inline void ethernet_write(void *at, const struct ethernet *header)
+{
+	*(__u64 *)at = header->first;
+	*(__u32 *)(at + 8) = header->middle;
+	*(__be16 *)(at + 12) = header->ethertype;
+}
+
+/* The header of an answer: from destination to source. */
+static __always_inline void ethernet_swap(struct ethernet *header)
+{
+	__u64 dest = header->first & MAC_MASK, source = header->first >> 48 | (__u64)header->middle << 16;
+	header->first = source | dest << 48;
+	header->middle = dest >> 16;
+}
 
 static __always_inline bool is_tag(__be16 ethertype)
 {

@@ -17,9 +17,14 @@ from pydp.errors import NotAllowed, UsageError
 if TYPE_CHECKING:
     from pydp.bench.blocks import Plan
     from pydp.bench.results import Results
-    from pydp.bench.scenarios import Scenario
+    from pydp.bench.scenario import Scenario
 
-NAMES = ("bridge-xdp-64", "bridge-counters", "bridge-tc-64", "bridge-stream", "bridge-request", "cost")
+NAMES = (
+    "bridge-xdp-64", "bridge-counters", "bridge-tc-64", "bridge-stream", "bridge-request",
+    "vxlan-xdp-encap-64", "vxlan-xdp-decap-64", "vxlan-stream", "vxlan-request",
+    "ipip-xdp-encap-64", "ipip-xdp-decap-64",
+    "cost",
+)  # fmt: skip
 _MISSED, INTERRUPTED = 1, 130
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""64-byte frames from one container to another: made in the kernel, counted and checked where they arrive."""
+"""64-byte frames from one container to another: made in the kernel, counted and checked where they arrive.
+
+They may be sent, or arrive, in a tunnel's: the other end is then at a node's underlay device.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,52 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 from ebpf.attach import attach
 from ebpf.loader import load
 from ebpf.maps import Map
 from ebpf.testrun import live_frames
 from pydp.bench import programs
+from pydp.bench.blocks import Measure, Sample
 from pydp.bench.cpus import pair, pinned
 from pydp.bench.errors import BenchError
-from pydp.lab import Container
+from pydp.lab import Namespace
 
+_OFFSET = 0  # constant BENCH_OFFSET
 MARK_EVERY, MARKS = 1024, 4096  # enum bench_mark
 _SMALLEST = 20 * MARK_EVERY  # frames of a run
 _LARGEST = (MARKS - 2) * MARK_EVERY  # or marks would be written twice
 _SETTLE = 0.005  # s between two looks at the sink
 _PATIENCE = 0.5  # s in all
+
+
+class Station(Protocol):
+    """Where frames are sent or counted: a device in a namespace, such as a container's or a node's."""
+
+    @property
+    def ns(self) -> Namespace: ...
+    @property
+    def dev(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is sent: ``frame``, and so many bytes into it an Ethernet frame whose addresses vary, or with ``packet`` an
+    IPv4 packet whose addresses do. Its first 56 bytes are written anew each time.
+    """
+
+    frame: bytes
+    offset: int
+    packet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What is counted: so many bytes into what arrives, an Ethernet frame or with ``packet`` an IPv4 packet."""
+
+    offset: int
+    packet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +85,23 @@ class Run:
 
 
 class Sink:
-    """Counts what arrives at eth0 of a container, on the hook where its traffic comes by."""
+    """Counts what arrives at a station, on the hook where its traffic comes by: the generator's frames as they are, or
+    what is SOUGHT.
+    """
 
-    def __init__(self, container: Container, hook: str, stack: ExitStack) -> None:
+    def __init__(self, station: Station, hook: str, stack: ExitStack, sought: Sought | None = None) -> None:
+        name, constants = "bench_sink", {}
+        if sought:
+            name = "bench_sink_packet" if sought.packet else "bench_sink_frame"
+            constants = {_OFFSET: sought.offset}
         source = programs.compiled("sink", hook)
-        maps = programs.create_maps(source, "bench_sink", stack)
+        maps = programs.create_maps(source, name, stack)
         self._arrivals: Map = maps["bench_arrivals"]
         self._marks: Map = maps["bench_marks"]
-        program = stack.enter_context(load(source, "bench_sink", hook, maps))
-        ifindex = container.ns.ifindex(container.dev)
-        link = container.ns.call(attach, program, ifindex, hook, name=container.dev)
-        stack.callback(container.ns.call, link.detach)
+        program = stack.enter_context(load(source, name, hook, maps, constants=constants))
+        ifindex = station.ns.ifindex(station.dev)
+        link = station.ns.call(attach, program, ifindex, hook, name=station.dev)
+        stack.callback(station.ns.call, link.detach)
 
     def read(self) -> Arrivals:
         packets, _, corrupt, disordered, _ = self._arrivals.sums().get(0, (0, 0, 0, 0, 0))
@@ -91,16 +131,22 @@ class Sink:
 
 
 class Generator:
-    """Sends from eth0 of a container. The device at the other end must poll with NAPI, see `programs.frame`."""
+    """Sends from a station `programs.frame`, or what SENT says. The device at the other end must poll with NAPI."""
 
-    def __init__(self, container: Container, draws: programs.Draws, stack: ExitStack) -> None:
+    def __init__(self, station: Station, draws: programs.Draws, stack: ExitStack, sent: Sent | None = None) -> None:
+        name, constants = "bench_send", {}
+        if sent:
+            name = "bench_send_packet" if sent.packet else "bench_send_frame"
+            constants = {_OFFSET: sent.offset}
         source = programs.compiled("generator")
-        maps = programs.create_maps(source, "bench_send", stack)
+        maps = programs.create_maps(source, name, stack)
         programs.write_draws(maps, draws)
-        self._program = stack.enter_context(load(source, "bench_send", "xdp", maps))
-        self._ns = container.ns
-        self._ifindex = container.ns.ifindex(container.dev)
-        self._frame = programs.frame()
+        self._frame = sent.frame if sent else programs.frame()
+        if sent:
+            programs.write_head(maps, sent.frame)
+        self._program = stack.enter_context(load(source, name, "xdp", maps, constants=constants))
+        self._ns = station.ns
+        self._ifindex = station.ns.ifindex(station.dev)
         self._rate = 0.0
         self._sent = 0
 
@@ -125,9 +171,20 @@ class Generator:
         return Run(1 / sink.pace(first, count), 1 - arrived.packets / count)
 
 
-def announce(container: Container, side: int, count: int) -> None:
+def flood(generator: Generator, sink: Sink) -> Measure:
+    """Measure how many frames a second arrive."""
+
+    def measure(seconds: float) -> Sample:
+        run = generator.run(sink, seconds)
+        # Generator, path and sink share one CPU, which does nothing else: its time per packet follows.
+        return Sample(run.per_second, 1e9 / run.per_second, run.lost)
+
+    return measure
+
+
+def announce(station: Station, side: int, count: int) -> None:
     """Send a frame from every address of one side, so that a bridge learns where they are."""
-    with _raw(container) as sock:
+    with _raw(station) as sock:
         for number in range(count):
             # To the other side's address of the same number; 0x88b5 is for experiments (IEEE 802).
             other = programs.DEST if side == programs.SOURCE else programs.SOURCE
@@ -135,7 +192,7 @@ def announce(container: Container, side: int, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _raw(container: Container) -> Iterator[socket.socket]:
-    with container.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
-        sock.bind((container.dev, 0))
+def _raw(station: Station) -> Iterator[socket.socket]:
+    with station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((station.dev, 0))
         yield sock

@@ -6,14 +6,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ebpf.attach import attach
 from ebpf.loader import load
 from pydp.bench import programs
 from pydp.datapath import Datapath, Instance, Request
-from pydp.lab import Container, Segment
+from pydp.lab import Container, Namespace, Segment
 
 PREFIX = "pydp-bench-"
 # What XDP on a veth needs of the container (pydp.datapath.hooks): checksums filled in, tags in the frame, NAPI.
@@ -33,10 +33,6 @@ class Path:
     build: Build
     kernel_bridge: bool = False
     port_polls: bool = False
-
-    def again(self) -> Path:
-        """The same way a second time, to see what difference noise makes."""
-        return replace(self, name=f"{self.name}-again", title=f"{self.title}, built a second time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +94,22 @@ def _nothing(segment: Segment, stack: ExitStack) -> None:
 def _bare(segment: Segment, stack: ExitStack, *, hook: str, program: str) -> None:
     one, other = segment.containers
     for inward, outward in _ways(one, other):
-        _redirect(segment, stack, hook, program, inward, outward)
+        redirect(segment.sw, stack, hook, program, inward.port, outward.port)
 
 
 def _ways(one: Container, other: Container) -> Iterable[tuple[Container, Container]]:
     return (one, other), (other, one)
 
 
-def _redirect(
-    segment: Segment, stack: ExitStack, hook: str, program: str, inward: Container, outward: Container
-) -> None:
+def redirect(ns: Namespace, stack: ExitStack, hook: str, program: str, inward: str, outward: str) -> None:
+    """Send all that comes in by one device of a namespace out of another, by a PROGRAM of limit_HOOK.c. Raises
+    EbpfError, OSError.
+    """
     source = programs.compiled(f"limit_{hook}")
     maps = programs.create_maps(source, program, stack)
+    target = ns.ifindex(outward)
     if "limit_device" in maps:
-        segment.sw.call(maps["limit_device"].set, 0, outward.port_index)  # a device map takes devices of the caller's
-    constants = {0: outward.port_index}
-    loaded = stack.enter_context(load(source, program, hook, maps, constants=constants))
-    link = segment.sw.call(attach, loaded, inward.port_index, hook, name=inward.port)
-    stack.callback(segment.sw.call, link.detach)
+        ns.call(maps["limit_device"].set, 0, target)  # a device map takes devices of the caller's
+    loaded = stack.enter_context(load(source, program, hook, maps, constants={0: target}))
+    link = ns.call(attach, loaded, ns.ifindex(inward), hook, name=inward)
+    stack.callback(ns.call, link.detach)

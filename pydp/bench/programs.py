@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import random
+import socket
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from pydp.sources import bpf_src
 
 DRAWS = 65536  # BENCH_DRAWS
 SOURCE, DEST = 0x02B0, 0x02B1  # enum bench_side
+_HEAD = 56  # BENCH_HEAD
+_PORT = 9  # BENCH_PORT
 _PAYLOAD = 22
 
 Draws = Sequence[tuple[int, int]]
@@ -40,10 +43,19 @@ def frame() -> bytes:
     """A frame of 64 bytes, as it lies in memory (a veth has no check sequence), whose addresses, number and check the
     generator writes.
     """
-    length = 20 + 8 + _PAYLOAD
-    header = struct.pack("!BBHHHBBH4B4B", 0x45, 0, length, 0, 0, 64, 17, 0, 10, 1, 0, 1, 10, 1, 0, 2)
-    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
-    return bytes(12) + b"\x08\x00" + header + struct.pack("!4H", 9, 9, 8 + _PAYLOAD, 0) + bytes(_PAYLOAD)
+    return bytes(12) + b"\x08\x00" + packet("10.1.0.1", "10.1.0.2")
+
+
+def packet(source: str, dest: str) -> bytes:
+    """What is in such a frame, between two IPv4 addresses: an IPv4 header and UDP without check sum."""
+    return ipv4(source, dest, socket.IPPROTO_UDP, struct.pack("!4H", _PORT, _PORT, 8 + _PAYLOAD, 0) + bytes(_PAYLOAD))
+
+
+def ipv4(source: str, dest: str, protocol: int, payload: bytes) -> bytes:
+    """An IPv4 packet without options."""
+    addresses = socket.inet_aton(source) + socket.inet_aton(dest)
+    header = struct.pack("!BBHHHBBH8s", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, addresses)
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + payload
 
 
 def _checksum(header: bytes) -> int:
@@ -81,3 +93,8 @@ def everyone(half: int) -> Draws:
 def write_draws(maps: Mapping[str, Map], draws: Draws) -> None:
     """Tell a varying program what to take. Raises MapError."""
     maps["bench_draws"].update(dict(enumerate(draws)))
+
+
+def write_head(maps: Mapping[str, Map], frame: bytes) -> None:
+    """Tell a program that varies tunnelled frames how they begin. Raises MapError."""
+    maps["bench_heads"].set(0, (struct.unpack_from(f"={_HEAD // 8}Q", frame),))

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydp.bench import noise
 from pydp.bench.blocks import Series
-from pydp.bench.scenarios import Comparison, Scenario
+from pydp.bench.scenario import Comparison, Scenario
 from pydp.bench.statistics import Finding, Interval, bootstrap, ratio
 
 VERSION = 1

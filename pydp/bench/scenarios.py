@@ -6,63 +6,18 @@ To add one, write a `Scenario` and put it into SCENARIOS: everything else (inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from pydp.bench import frames, paths, programs
-from pydp.bench.blocks import Measure, Plan, Sample
+from pydp.bench.blocks import Measure, Plan
 from pydp.bench.paths import Path, Shape
+from pydp.bench.scenario import Comparison, Scenario, Way
 from pydp.bench.statistics import Target
 from pydp.bench.streams import request_response, tcp_stream
+from pydp.bench.tunnel_scenarios import TUNNEL_SCENARIOS
 from pydp.lab import Segment, set_offloads
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A path against another, or against the fastest of several: by what it carries, or with ``per_cpu`` by what a
-    second of CPU time does. ``target`` is what is to be reached, if anything.
-    """
-
-    path: str
-    against: tuple[str, ...]
-    target: Target | None = None
-    per_cpu: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One kind of traffic over several paths. ``prepare`` turns a segment with a path into what measures it; values
-    are in ``unit``, shown divided by ``scale``, more being better; ``cpu_per`` says of what CPU time is told.
-    """
-
-    name: str
-    title: str
-    unit: str
-    scale: float
-    paths: tuple[Path, ...]
-    comparisons: tuple[Comparison, ...]
-    prepare: Callable[[Segment, Path, ExitStack], Measure]
-    full: Plan
-    quick: Plan
-    shape: Shape = field(default_factory=Shape)
-    cpu_per: str = ""
-
-    def with_again(self) -> Scenario:
-        """With pydp's path a second time: the A/A comparison, whose ratio should be 1, shows the floor of noise."""
-        mine = next(path for path in self.paths if path.name == "pydp")
-        again = mine.again()
-        return Scenario(
-            self.name, self.title, self.unit, self.scale, (*self.paths, again),
-            (*self.comparisons, Comparison(again.name, (mine.name,))),
-            self.prepare, self.full, self.quick, self.shape, self.cpu_per,
-        )  # fmt: skip
-
-    def build(self, stack: ExitStack) -> Mapping[str, Measure]:
-        """Make all paths, side by side, for as long as STACK. Raises PydpError, EbpfError, OSError."""
-        return {
-            path.name: self.prepare(paths.make_segment(path, self.shape, stack), path, stack) for path in self.paths
-        }
 
 
 def flood_of_frames(entries: int, sink: str) -> Callable[[Segment, Path, ExitStack], Measure]:
@@ -78,15 +33,24 @@ def flood_of_frames(entries: int, sink: str) -> Callable[[Segment, Path, ExitSta
         generator = frames.Generator(sender, programs.uniform(entries), stack)
         frames.announce(sender, programs.SOURCE, entries // 2)
         frames.announce(receiver, programs.DEST, entries // 2)
-
-        def measure(seconds: float) -> Sample:
-            run = generator.run(counting, seconds)
-            # Generator, path and sink share one CPU, which does nothing else: its time per packet follows.
-            return Sample(run.per_second, 1e9 / run.per_second, run.lost)
-
-        return measure
+        return frames.flood(generator, counting)
 
     return prepare
+
+
+def on_segment(
+    ways: Sequence[Path], prepare: Callable[[Segment, Path, ExitStack], Measure], shape: Shape | None = None
+) -> tuple[Way, ...]:
+    """These paths on segments of SHAPE, each turned into what measures it by PREPARE."""
+    return tuple(
+        Way(path.name, path.title, functools.partial(_build, path, prepare, shape or Shape())) for path in ways
+    )
+
+
+def _build(
+    path: Path, prepare: Callable[[Segment, Path, ExitStack], Measure], shape: Shape, stack: ExitStack
+) -> Measure:
+    return prepare(paths.make_segment(path, shape, stack), path, stack)
 
 
 _XDP = Shape(offloads=paths.XDP_OFFLOADS)
@@ -98,52 +62,63 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="bridge-xdp-64",
         title="bridge, XDP, 64-byte packets, 256 FDB entries",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=(paths.kernel(), paths.pydp("xdp"), paths.bare_xdp("redirect"), paths.bare_xdp("devmap")),
+        paths=on_segment(
+            (paths.kernel(), paths.pydp("xdp"), paths.bare_xdp("redirect"), paths.bare_xdp("devmap")),
+            flood_of_frames(256, "xdp"), _XDP,
+        ),
         comparisons=(
             Comparison("pydp", ("kernel",), Target(3.4)),
             Comparison("pydp", ("redirect", "devmap"), Target(0.80)),
         ),
-        prepare=flood_of_frames(256, "xdp"),
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20), shape=_XDP,
+        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
     ),
     Scenario(
         name="bridge-counters",
         title="bridge, XDP, 64-byte packets: what counting costs",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=(paths.pydp("xdp"), paths.pydp("xdp", counters=False, name="uncounted")),
+        paths=on_segment(
+            (paths.pydp("xdp"), paths.pydp("xdp", counters=False, name="uncounted")),
+            flood_of_frames(256, "xdp"), _XDP,
+        ),
         comparisons=(Comparison("pydp", ("uncounted",), Target(0.97)),),
-        prepare=flood_of_frames(256, "xdp"),
-        full=Plan(120, 0.1, 120), quick=Plan(40, 0.1, 40), shape=_XDP,
+        full=Plan(120, 0.1, 120), quick=Plan(40, 0.1, 40),
     ),
     Scenario(
         name="bridge-tc-64",
         title="bridge, tc, 64-byte packets, 256 FDB entries",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=(paths.kernel(), paths.pydp("tc"), paths.bare_tc("redirect"), paths.bare_tc("peer")),
+        paths=on_segment(
+            (paths.kernel(), paths.pydp("tc"), paths.bare_tc("redirect"), paths.bare_tc("peer")),
+            flood_of_frames(256, "tc"),
+        ),
         comparisons=(Comparison("pydp", ("kernel",)), Comparison("pydp", ("redirect", "peer"))),
-        prepare=flood_of_frames(256, "tc"),
         full=Plan(30, 0.1, 30), quick=Plan(12, 0.1, 12),
     ),
     Scenario(
         name="bridge-stream",
         title="bridge, tc, TCP stream, default offloads",
         unit="Gb/s", scale=1e9, cpu_per="kB",
-        paths=(paths.kernel(), paths.pydp("tc"), paths.bare_tc("redirect"), paths.bare_tc("peer")),
+        paths=on_segment(
+            (paths.kernel(), paths.pydp("tc"), paths.bare_tc("redirect"), paths.bare_tc("peer")),
+            tcp_stream,
+        ),
         comparisons=(
             Comparison("pydp", ("kernel",), Target(0.97)),
             Comparison("pydp", ("kernel",), per_cpu=True),
             Comparison("pydp", ("redirect", "peer")),
         ),
-        prepare=tcp_stream,
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
     ),
     Scenario(
         name="bridge-request",
         title="bridge, tc, TCP request/response, 64 bytes",
         unit="k/s", scale=1e3,
-        paths=(paths.kernel(), paths.pydp("tc"), paths.bare_tc("peer")),
+        paths=on_segment(
+            (paths.kernel(), paths.pydp("tc"), paths.bare_tc("peer")),
+            request_response,
+        ),
         comparisons=(Comparison("pydp", ("kernel",), Target(1.1)), Comparison("pydp", ("peer",))),
-        prepare=request_response,
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
     ),
+    *TUNNEL_SCENARIOS,
 )  # fmt: skip

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic of sockets with the containers' default offloads: iperf3 and sockperf."""
+"""Traffic of sockets with the containers' default offloads: iperf3 and sockperf.
+
+The first of two containers is the client.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ from contextlib import ExitStack
 from pydp import lab
 from pydp.bench.blocks import Measure, Sample
 from pydp.bench.cpus import pair, pinned
-from pydp.bench.paths import Path
-from pydp.lab import Segment
+from pydp.lab import Nodes, Segment
 
 
-def tcp_stream(segment: Segment, _path: Path, _stack: ExitStack) -> Measure:
+def tcp_stream(ends: Segment | Nodes, _path: object, _stack: ExitStack) -> Measure:
     """One TCP connection; client and server each on a CPU of its own, where there are two."""
-    client, server = segment.containers
+    client, server = ends.containers
     near, far = pair()
     placed = ["-A", f"{near},{far}"]
 
@@ -28,12 +30,12 @@ def tcp_stream(segment: Segment, _path: Path, _stack: ExitStack) -> Measure:
     return measure
 
 
-def request_response(segment: Segment, _path: Path, _stack: ExitStack) -> Measure:
+def request_response(ends: Segment | Nodes, _path: object, _stack: ExitStack) -> Measure:
     """One request at a time, both ends on one CPU: what is measured is the way, not how fast an idle CPU wakes up.
 
     The rate is that of the median round trip, which whoever takes the CPU for a while does not change.
     """
-    client, server = segment.containers
+    client, server = ends.containers
     near, _ = pair()
 
     def measure(seconds: float) -> Sample:

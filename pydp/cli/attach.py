@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"options of mode {mode.name}")
         defaults = mode.Options()
         for one in options_of(mode.Options):
-            if one.key not in taken:
+            if one.key not in taken and one.kind != "tables":
                 _add(group, one, getattr(defaults, one.key))
             taken.add(one.key)
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def settings(args: argparse.Namespace) -> AttachConfig:
     """Flags over the file. Raises UsageError."""
     flags = {key: getattr(args, key) for key in ("mode", "name", "hook", "counters")}
-    options = {key: getattr(args, _dest(key)) for key in all_options()}
+    options = {key: getattr(args, _dest(key), None) for key in all_options()}
     config = read_config(args.config) if args.config else None
     return merge({**flags, "interfaces": tuple(args.interfaces)}, options, config)
 
@@ -89,7 +89,7 @@ def _refuse_foreign(datapath: Datapath, instance: Instance) -> None:
 
     ours = datapath.read().attachments
     for ifindex, name in instance.names.items():
-        for hook in instance.hooks:
+        for hook in instance.hooks[ifindex]:
             if f"{ifindex}-{hook}" not in ours:
                 refuse_foreign(ifindex, hook, name)  # type: ignore[arg-type]
 

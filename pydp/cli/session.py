@@ -11,6 +11,7 @@ from typing import Any
 
 from pydp.datapath import Datapath, Instance, Reader
 from pydp.errors import NothingAttached
+from pydp.modes.base import Role
 
 
 @contextlib.contextmanager
@@ -61,13 +62,18 @@ def document(one: Instance) -> dict[str, Any]:
         "hook": one.hook,
         "asked": one.asked,
         "why": one.why,
-        "hooks": list(one.hooks),
+        "hooks": list(one.all_hooks),
         "adopted": name_now(one.adopted, f"if{one.adopted}") if one.adopted else None,
         "counters": one.counters,
         "options": dict(one.options),
         "created": one.created,
         "ports": [
-            {"ifindex": ifindex, "device": name_now(ifindex, one.names[ifindex]), "slot": slot}
+            {
+                "ifindex": ifindex,
+                "device": name_now(ifindex, one.names[ifindex]),
+                "slot": slot,
+                "role": one.roles.get(ifindex, Role.PORT).name.lower(),
+            }
             for ifindex, slot in one.slots.items()
         ],
     }

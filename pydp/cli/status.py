@@ -44,7 +44,7 @@ def describe(reader: Reader, instance: Instance) -> dict[str, Any]:
         port["programs"] = [
             {"hook": one.hook, "id": one.id, "tag": one.tag, "state": "running" if one.running and here else "gone"}
             for one in runs
-            if one.ifindex == port["ifindex"] and one.hook in instance.hooks
+            if one.ifindex == port["ifindex"] and one.hook in instance.hooks[one.ifindex]
         ]
         states = [one["state"] for one in port["programs"]]
         port["state"] = "running" if states and all(state == "running" for state in states) else "gone"

@@ -16,17 +16,26 @@ from ebpf.errors import EbpfError
 from ebpf.loader import Program
 from ebpf.maps import Map
 from ebpf.pins import Store, pin_errors
-from pydp.datapath import change, recovery
+from pydp.datapath import change, companions, recovery
 from pydp.datapath.devices import is_promisc
 from pydp.datapath.hooks import Choice, choose, takes_peer
 from pydp.datapath.specs import dict_options, specs_of
 from pydp.datapath.state import Attachment, Instance, State
 from pydp.datapath.sweep import sweep
 from pydp.errors import NothingAttached, PydpError, UsageError
-from pydp.kernel import Device, View, bridge_netfilter_active, namespace_cookie, read_devices, read_fdb
-from pydp.model import FdbEntry
+from pydp.kernel import (
+    Device,
+    View,
+    bridge_netfilter_active,
+    namespace_cookie,
+    read_defaults,
+    read_devices,
+    read_fdb,
+    read_vxlan_fdb,
+)
 from pydp.modes import MODES, mode_of
-from pydp.modes.base import Context, Target
+from pydp.modes import base as modes
+from pydp.modes.base import Context, Role, Target
 from pydp.options import parse_options
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -78,7 +87,8 @@ class Datapath:
     def plan(self, request: Request) -> tuple[Instance, Instance | None]:
         """What an attach would make, and what it would replace. Raises PydpError, EbpfError. Changes nothing."""
         alive = _without_dead(self.store, self.read())
-        instance = self._plan(request, alive, View.read()).instance
+        plan = self._plan(request, alive, View.read())
+        instance, _ = _with_contents(plan.instance, plan.context)
         return instance, alive.instances.get(instance.name)
 
     def attach(self, request: Request) -> Instance:
@@ -88,11 +98,12 @@ class Datapath:
             view = View.read()
             alive = _without_dead(self.store, old)
             plan = self._plan(request, alive, view)
-            instance = plan.instance
-            context = replace(plan.context, fdb=_adopted_fdb(plan.context.target))
-            new = replace(alive, instances={**alive.instances, instance.name: instance})
-            new = replace(new, settings=_merged(_still_needed(old, new), _settings(instance, plan.devices, old)))
-            done = change.Change(self.store, old, alive, new, lambda _: context).run()
+            with companions.kept(self.store):
+                instance, context = companions.with_companion(plan.instance, plan.context)
+                instance, context = _with_contents(instance, context)
+                new = replace(alive, instances={**alive.instances, instance.name: instance})
+                new = replace(new, settings=_merged(_still_needed(old, new), _settings(instance, plan.devices, old)))
+                done = change.Change(self.store, old, alive, new, lambda _: context).run()
         sweep(self.store)
         return done.instances[instance.name]
 
@@ -109,7 +120,8 @@ class Datapath:
             alive = _without_dead(self.store, old)
             new = replace(alive, instances={name: one for name, one in alive.instances.items() if name not in gone})
             new = replace(new, settings=_still_needed(old, new))
-            change.Change(self.store, old, alive, new, _no_context).run()
+            with companions.kept(self.store):
+                change.Change(self.store, old, alive, new, _no_context).run()
         sweep(self.store)
         return gone
 
@@ -133,20 +145,18 @@ class Datapath:
             hook=hook,
             asked=request.hook,
             why=choice.why,
-            hooks=mode.hooks(options, target, hook),
+            hooks={ifindex: mode.hooks(options, target, ifindex, hook) for ifindex in target.ports},
             slots=_slots(target.ports, before),
             names={ifindex: view.name(ifindex) for ifindex in target.ports},
             adopted=target.adopted,
+            roles=target.roles,
             counters=request.counters,
             frags=choice.frags,
             seed=before.seed if before else secrets.randbits(64),
             revision=before.revision + 1 if before else 0,
             created=before.created if before else time.time(),
         )
-        context = Context(view, target, instance.slots, hook, _peers(devices))
-        constants = mode.constants(options, context)
-        instance = replace(instance, constants=constants, sizes=mode.sizes(options, context))
-        return _Plan(instance, devices, context)
+        return _Plan(instance, devices, Context(view, target, instance.slots, hook, _peers(devices)))
 
     # Maps of an instance
 
@@ -179,7 +189,7 @@ class Datapath:
         """What a change asks of learned maps once it is committed, if it was killed before that was done."""
         view, mode = View.read(), MODES[instance.mode]
         slots = {ifindex: slot for ifindex, slot in instance.slots.items() if ifindex in view.links}
-        context = Context(view, instance.target, slots, instance.hook, fdb=_adopted_fdb(instance.target))
+        context = replace(_with_fdb(Context(view, instance.target, slots, instance.hook)), defaults=read_defaults())
         # Ports that vanished meanwhile must not keep the rest from being recovered: what is not asked is learned again.
         with contextlib.suppress(EbpfError, PydpError):
             self.control(instance, mode.requests(dict_options(instance), context))
@@ -221,12 +231,13 @@ def _refuse_rivals(name: str, mode: str, target: Target, old: State, view: View)
 def _refuse_netfilter(options: Any, target: Target, view: View) -> None:
     if not target.adopted or getattr(options, "ignore_netfilter", False):
         return
-    reason = bridge_netfilter_active(view, view.bridges[target.adopted])
-    if reason:
-        raise PydpError(
-            f"{view.name(target.adopted)}: {reason}; frames forwarded in eBPF would pass these rules by",
-            hint="--ignore-netfilter attaches all the same",
-        )
+    for ifindex in _adopted(target, view)[0]:
+        reason = bridge_netfilter_active(view, view.bridges[ifindex])
+        if reason:
+            raise PydpError(
+                f"{view.name(ifindex)}: {reason}; frames forwarded in eBPF would pass these rules by",
+                hint="--ignore-netfilter attaches all the same",
+            )
 
 
 def _choice(request: Request, name: str, old: State, target: Target, devices: Mapping[int, Device]) -> Choice:
@@ -236,6 +247,25 @@ def _choice(request: Request, name: str, old: State, target: Target, devices: Ma
             if other.name != name and set(other.slots) & set(target.ports):
                 return Choice(other.hook, f"that of {other.name} on the same port", other.frags)
     return choose([devices[ifindex] for ifindex in target.ports], request.hook)
+
+
+def _with_contents(instance: Instance, context: Context) -> tuple[Instance, Context]:
+    """The instance with what its mode makes of all that is known now. Raises PydpError, OSError."""
+    mode, options = MODES[instance.mode], dict_options(instance)
+    context = replace(_with_fdb(context), defaults=read_defaults())
+    routes = mode.routes(options, context)
+    if routes:
+        from pydp.kernel.routes import resolved
+
+        routes = resolved(routes)
+    instance = replace(
+        instance,
+        constants=mode.constants(options, context),
+        sizes=mode.sizes(options, context),
+        routes=tuple(routes),
+        groups=tuple(mode.groups(options, context)),
+    )
+    return instance, context
 
 
 def _slots(ports: Sequence[int], before: Instance | None) -> dict[int, int]:
@@ -252,8 +282,23 @@ def _peers(devices: Mapping[int, Device]) -> frozenset[int]:
     return frozenset(ifindex for ifindex in veths if takes_peer(devices[ifindex], egress))
 
 
-def _adopted_fdb(target: Target) -> Sequence[FdbEntry]:
-    return read_fdb(target.adopted) if target.adopted else ()
+def _with_fdb(context: Context) -> Context:
+    """With what the adopted devices of the kernel have learned. Raises OSError."""
+    bridges, vxlans = _adopted(context.target, context.view)
+    return replace(
+        context,
+        fdb=[entry for ifindex in bridges for entry in read_fdb(ifindex)],
+        vxlan_fdb=[entry for ifindex in vxlans for entry in read_vxlan_fdb(ifindex)],
+    )
+
+
+def _adopted(target: Target, view: modes.View) -> tuple[list[int], list[int]]:
+    """The bridges and the vxlan devices that are adopted: a bridge, or all vxlan devices on the underlay with theirs."""
+    if target.adopted in view.bridges:
+        return [target.adopted], []
+    underlays = {ifindex for ifindex, role in target.roles.items() if role == Role.UNDERLAY}
+    vxlans = [one for one in view.vxlans.values() if target.adopted and one.lower in underlays]
+    return sorted({one.master for one in vxlans} & set(view.bridges)), [one.ifindex for one in vxlans]
 
 
 def _settings(instance: Instance, devices: Mapping[int, Device], old: State) -> dict[int, Mapping[str, int]]:
@@ -263,18 +308,24 @@ def _settings(instance: Instance, devices: Mapping[int, Device], old: State) -> 
     need that queueing discipline.
     """
     found: dict[int, Mapping[str, int]] = {}
-    promisc = not instance.adopted and MODES[instance.mode].traits.claims
-    clsact = any(kind_of(hook) == "clsact" for hook in instance.hooks)  # type: ignore[arg-type]
     for ifindex in instance.slots:
         known = old.settings.get(ifindex, {})
         now = {}
-        if promisc and devices[ifindex].link.kind not in ("veth", "tun") and "promisc" not in known:
-            now = {} if is_promisc(ifindex) else {"promisc": 0}
+        if _wants_promisc(instance, ifindex) and "promisc" not in known:
+            virtual = devices[ifindex].link.kind in ("veth", "tun")
+            now = {} if virtual or is_promisc(ifindex) else {"promisc": 0}
+        clsact = any(kind_of(hook) == "clsact" for hook in instance.hooks[ifindex])  # type: ignore[arg-type]
         if clsact and "clsact" not in known and not has_qdisc(ifindex):
             now["clsact"] = 0
         if now:
             found[ifindex] = now
     return found
+
+
+def _wants_promisc(instance: Instance, ifindex: int) -> bool:
+    """Whether a port must take frames for others and has no kernel bridge that sees to it."""
+    plain = instance.roles.get(ifindex, Role.PORT) == Role.PORT
+    return plain and not instance.adopted and MODES[instance.mode].traits.promiscuous
 
 
 def _merged(*settings: Mapping[int, Mapping[str, int]]) -> dict[int, Mapping[str, int]]:
@@ -297,9 +348,20 @@ def _without_dead(store: Store, state: State) -> State:
     for name, one in state.instances.items():
         slots = {ifindex: slot for ifindex, slot in one.slots.items() if ifindex not in dead}
         if slots:
-            instances[name] = replace(one, slots=slots, names={ifindex: one.names[ifindex] for ifindex in slots})
+            instances[name] = _on_ports(one, slots)
     attachments = {key: one for key, one in state.attachments.items() if one.ifindex not in dead}
     return replace(state, instances=instances, attachments=attachments)
+
+
+def _on_ports(one: Instance, slots: Mapping[int, int]) -> Instance:
+    """An instance on those of its ports that have a slot."""
+    return replace(
+        one,
+        slots=slots,
+        names={ifindex: one.names[ifindex] for ifindex in slots},
+        hooks={ifindex: one.hooks[ifindex] for ifindex in slots},
+        roles={ifindex: role for ifindex, role in one.roles.items() if ifindex in slots},
+    )
 
 
 def _alive(store: Store, one: Attachment) -> bool:
@@ -313,9 +375,12 @@ def _alive(store: Store, one: Attachment) -> bool:
 def _still_needed(old: State, remains: State) -> dict[int, Mapping[str, int]]:
     """The changed settings that what REMAINS still needs: see `_settings`."""
     instances = remains.instances.values()
-    claimed = {ifindex for one in instances if MODES[one.mode].traits.claims for ifindex in one.slots}
+    claimed = {ifindex for one in instances for ifindex in one.slots if _wants_promisc(one, ifindex)}
     filtered = {
-        ifindex for one in instances if any(hook.startswith("tc") for hook in one.hooks) for ifindex in one.slots
+        ifindex
+        for one in instances
+        for ifindex, hooks in one.hooks.items()
+        if any(hook.startswith("tc") for hook in hooks)
     }
     needed = {"promisc": claimed, "clsact": filtered}
     found = {

@@ -29,11 +29,11 @@ from pydp.datapath.recovery import changed_instances, finish, open_link, roll_ba
 from pydp.datapath.specs import VERDICTS, compare_layouts, describe, dict_options
 from pydp.datapath.state import PORTS, Attachment, Instance, State
 from pydp.modes import MODES
-from pydp.modes.base import Context
+from pydp.modes.base import Context, Role
 
 FOLDERS = ("maps", "programs", "links", "counters")
 _STAGE_CONSTANTS = 16  # abi.h
-_SLOT, _SEED = 0, 1  # enum constant
+_SLOT, _SEED, _ROLE = 0, 1, 2  # enum constant
 
 
 @dataclass(slots=True)
@@ -96,7 +96,9 @@ class Change:
     def _planned(self, new: State) -> State:
         """NEW with its attachments worked out: which stages, under which numbers, built from what."""
         attachments = {}
-        places = {(ifindex, hook) for one in new.instances.values() for ifindex in one.slots for hook in one.hooks}
+        places = {
+            (ifindex, hook) for one in new.instances.values() for ifindex in one.slots for hook in one.hooks[ifindex]
+        }
         for ifindex, hook in sorted(places):
             before = self.old.attachments.get(f"{ifindex}-{hook}")
             stages = _numbered(sorted(new.stages_of(ifindex, hook)), before.stages if before else {})
@@ -107,8 +109,8 @@ class Change:
 
     def _build_id(self, state: State, one: Attachment) -> str:
         stages = {name: state.instances[name] for name in one.stages}
-        facts = [(name, number, stages[name].revision, stages[name].seed, stages[name].slots[one.ifindex])
-                 for name, number in sorted(one.stages.items())]  # fmt: skip
+        facts = [(name, number, stages[name].revision, stages[name].seed, stages[name].slots[one.ifindex],
+                  stages[name].roles.get(one.ifindex, 0)) for name, number in sorted(one.stages.items())]  # fmt: skip
         text = json.dumps(facts) + self._source(state, one).text
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -188,7 +190,7 @@ class Change:
                 self._ask(instance)
         for map_name, program in mode.traits.tails.items():
             pin = f"{instance.name}-{map_name}"
-            if "tc" in instance.hooks and pin in self._built.maps:
+            if "tc" in instance.all_hooks and pin in self._built.maps:
                 tail_compiled, tail_one = self._any_build(instance, "tc")
                 self._built.maps[pin].set(0, self._load_part(program, tail_compiled, tail_one).fd)
 
@@ -238,6 +240,7 @@ class Change:
             maps |= {m: self._built.maps[f"{name}-{m}"] for m in owned if f"{name}-{m}" in self._built.maps}
             constants[number * _STAGE_CONSTANTS + _SLOT] = instance.slots[one.ifindex]
             constants[number * _STAGE_CONSTANTS + _SEED] = instance.seed
+            constants[number * _STAGE_CONSTANTS + _ROLE] = instance.roles.get(one.ifindex, Role.PORT)
         if one.key in self._built.counters:
             maps["counters"] = self._built.counters[one.key]
         frags = one.hook == "xdp" and any(self.new.instances[name].frags for name in one.stages)
@@ -286,6 +289,16 @@ class Change:
             link = hooks.attach(program, one.ifindex, one.hook, name=name, tcx=tcx)  # type: ignore[arg-type]
             self._stack.callback(link.close)
             link.pin(str(self.store.next / "links" / one.key))
+        self._reroute()
+
+    def _reroute(self) -> None:
+        """Routes come when the programs that they lead to are there."""
+        if self.new.routes - self.old.routes or self.new.groups - self.old.groups:
+            from pydp.kernel import routes
+
+            routes.add_routes(self.new.routes - self.old.routes)
+            for group in self.new.groups - self.old.groups:
+                routes.join(group)
 
     def _port_name(self, one: Attachment) -> str:
         return next(self.new.instances[name].names[one.ifindex] for name in one.stages)

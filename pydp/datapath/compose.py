@@ -15,7 +15,7 @@ from pydp.modes import MODES
 from pydp.sources import bpf_src
 
 # Which header serves a hook, and the name of its program.
-_HEADERS = {"xdp": "xdp", "xdp-generic": "xdp", "tc": "tc"}
+_HEADERS = {"xdp": "xdp", "xdp-generic": "xdp", "tc": "tc", "tc-egress": "tc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
     config = {
         "PYDP_COUNTERS": int(counters),
         "PYDP_FRAGS": int(frags),
+        "PYDP_EGRESS": int(hook == "tc-egress"),
         "PYDP_DEPTH": max(MODES[stage.mode].traits.depth for stage in ordered),
     }
     for stage in ordered:

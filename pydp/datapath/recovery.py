@@ -87,6 +87,7 @@ def _run_again(tree: Path, one: Attachment) -> None:
 
 def _clean_up(store: Store, remains: State, other: State) -> None:
     """Remove the next tree, which is that of OTHER, and everything that REMAINS does not share with it."""
+    _reroute(other, remains)
     for key, one in other.attachments.items():
         if key not in remains.attachments:
             _remove_filter(store.next, one) if one.kind == "clsact" else _detach(store.next, one)
@@ -113,6 +114,18 @@ def _remove_filter(tree: Path, one: Attachment) -> None:
         link = FilterLink(one.ifindex, one.hook)  # type: ignore[arg-type]
         if link.program_id == program.id:
             link.detach()
+
+
+def _reroute(was: State, remains: State) -> None:
+    """Take back the routes and group memberships that only WAS had, and have those that REMAINS has."""
+    if was.routes == remains.routes and was.groups == remains.groups:
+        return
+    from pydp.kernel import routes
+
+    routes.remove_routes(was.routes - remains.routes)
+    routes.add_routes(remains.routes - was.routes)
+    for group in was.groups - remains.groups:
+        routes.leave(group)
 
 
 def _restore(was: State, remains: State) -> None:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ebpf.errors import PinError
-from pydp.modes.base import Target
+from pydp.model import Group, Route
+from pydp.modes.base import Role, Target
 
 VERSION = 1
 PORTS = "ports"  # its neighbour, see devices.pin_ports
@@ -19,8 +20,9 @@ PORTS = "ports"  # its neighbour, see devices.pin_ports
 class Instance:
     """One attach. ``slots``: slot of each port by ifindex; ``names``: what they were called then.
 
-    ``hook`` is where frames are taken ("xdp", "xdp-generic", "tc"), ``why`` the reason in words, ``hooks`` all hooks
-    with a program of it. ``options`` are as given; ``constants`` and ``sizes`` what follows from them. ``maps`` tells
+    ``hook`` is where frames are taken ("xdp", "xdp-generic", "tc"), ``why`` the reason in words, ``hooks`` the hooks of
+    each port that have a program of it, ``roles`` the ports that are more than that, ``companion`` the index of the
+    device that was made for it, ``routes`` and ``groups`` what else was set for it. ``options`` are as given; ``constants`` and ``sizes`` what follows from them. ``maps`` tells
     of every map its kind, the C types of key and value, and the layout of the value ([[member, offset, size], ...]).
     ``revision`` grows with every change of the instance.
     """
@@ -31,10 +33,14 @@ class Instance:
     hook: str
     asked: str
     why: str
-    hooks: tuple[str, ...]
+    hooks: Mapping[int, tuple[str, ...]]
     slots: Mapping[int, int]
     names: Mapping[int, str]
     adopted: int = 0
+    roles: Mapping[int, Role] = field(default_factory=dict)
+    companion: int = 0
+    routes: Sequence[Route] = ()
+    groups: Sequence[Group] = ()
     counters: bool = True
     frags: bool = False
     seed: int = 0
@@ -46,7 +52,12 @@ class Instance:
 
     @property
     def target(self) -> Target:
-        return Target(tuple(self.slots), self.adopted)
+        return Target(tuple(self.slots), self.adopted, self.roles)
+
+    @property
+    def all_hooks(self) -> tuple[str, ...]:
+        """The hooks that any port has a program on."""
+        return tuple(dict.fromkeys(hook for hooks in self.hooks.values() for hook in hooks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +116,30 @@ class State:
                 hint="remove the folder of this namespace in /sys/fs/bpf/pydp by hand: its programs detach",
             ) from error
 
+    @property
+    def routes(self) -> frozenset[Route]:
+        """The routes of all instances."""
+        return frozenset(route for one in self.instances.values() for route in one.routes)
+
+    @property
+    def groups(self) -> frozenset[Group]:
+        """The group memberships of all instances."""
+        return frozenset(group for one in self.instances.values() for group in one.groups)
+
     def stages_of(self, ifindex: int, hook: str) -> dict[str, Instance]:
         """The instances that have a program on this hook of this port."""
-        return {name: one for name, one in self.instances.items() if ifindex in one.slots and hook in one.hooks}
+        return {name: one for name, one in self.instances.items() if hook in one.hooks.get(ifindex, ())}
 
 
 def _instance(found: Mapping[str, Any]) -> Instance:
     return Instance(
         **{
             **found,
-            "hooks": tuple(found["hooks"]),
+            "hooks": {int(ifindex): tuple(hooks) for ifindex, hooks in found["hooks"].items()},
             "slots": {int(ifindex): slot for ifindex, slot in found["slots"].items()},
             "names": {int(ifindex): name for ifindex, name in found["names"].items()},
+            "roles": {int(ifindex): Role(role) for ifindex, role in found["roles"].items()},
+            "routes": tuple(Route(**one) for one in found["routes"]),
+            "groups": tuple(Group(**one) for one in found["groups"]),
         }
     )

@@ -104,7 +104,7 @@ def _by_port(state: State, verdicts: Sequence[Verdict]) -> dict[tuple[str, int],
             port.carried_bytes += one.bytes
         elif one.kind == "drop":
             port.dropped += one.packets
-        elif one.hook == state.instances[one.instance].hooks[-1]:
+        elif one.hook == state.instances[one.instance].hooks[one.ifindex][-1]:
             port.left += one.packets  # what an earlier hook left, this one saw and counted again
     return found
 

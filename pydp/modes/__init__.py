@@ -9,8 +9,9 @@ from pydp.errors import UsageError
 from pydp.modes.base import Mode
 from pydp.modes.bridge import BridgeMode
 from pydp.modes.count import CountMode
+from pydp.modes.vxlan import VxlanMode
 
-MODES: Mapping[str, Mode] = {mode.name: mode for mode in (CountMode(), BridgeMode())}
+MODES: Mapping[str, Mode] = {mode.name: mode for mode in (CountMode(), BridgeMode(), VxlanMode())}
 
 
 def mode_of(name: str) -> Mode:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Protocol
 
-from pydp.model import Bridge, FdbEntry, Link
+from pydp.model import Bridge, Defaults, FdbEntry, Group, Link, Route, Vxlan, VxlanFdbEntry
 
 Entries = Mapping[str, Mapping[Any, Any]]
 
@@ -23,16 +24,43 @@ class View(Protocol):
     def links(self) -> Mapping[int, Link]: ...
     @property
     def bridges(self) -> Mapping[int, Bridge]: ...
+    @property
+    def vxlans(self) -> Mapping[int, Vxlan]: ...
     def name(self, ifindex: int) -> str: ...
     def link(self, name: str) -> Link: ...
 
 
+class Role(IntEnum):
+    """What a port is to its instance (enum role in abi.h)."""
+
+    PORT = 0
+    UNDERLAY = 1
+    COMPANION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A VXLAN device of the kernel that is made for an instance and goes with it: see ARCHITECTURE.md."""
+
+    name: str
+    port: int
+    port_range: tuple[int, int] = (0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an attach is about: the ports, and the kernel device that is adopted, if any (0 for none)."""
+    """What an attach is about: the ports, and the kernel device that is adopted, if any (0 for none).
+
+    ``roles`` has the ports that are more than a port; ``companion`` is a device to be made.
+    """
 
     ports: tuple[int, ...]
     adopted: int = 0
+    roles: Mapping[int, Role] = field(default_factory=dict)
+    companion: Companion | None = None
+
+    def role(self, ifindex: int) -> Role:
+        return self.roles.get(ifindex, Role.PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +68,8 @@ class Context:
     """What a mode may look at when it says what its maps should hold.
 
     ``slots``: slot of each port by ifindex. ``hook``: "xdp", "xdp-generic" or "tc". ``peers``: ports that are veths
-    whose other end may be handed frames at once. ``fdb``: of the adopted bridge.
+    whose other end may be handed frames at once. ``fdb``: of the adopted bridges, ``vxlan_fdb`` of the adopted vxlan
+    devices.
     """
 
     view: View
@@ -49,6 +78,8 @@ class Context:
     hook: str
     peers: frozenset[int] = frozenset()
     fdb: Sequence[FdbEntry] = ()
+    vxlan_fdb: Sequence[VxlanFdbEntry] = ()
+    defaults: Defaults = field(default_factory=Defaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +99,7 @@ class Traits:
     parsed (2 to 4, see packet.h). ``maps``: the maps that belong to the stage. ``learned``: those that the datapath
     writes, which survive a replace. ``tails``: prog array -> program to put at index 0, on hook tc.
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
-    would compete for a port's traffic.
+    would compete for a port's traffic. ``promiscuous``: its ports (Role.PORT) must take frames for others.
     """
 
     order: int
@@ -79,9 +110,10 @@ class Traits:
     control: Control | None = None
     finishes: bool = False
     claims: bool = True
+    promiscuous: bool = False
 
 
-class Mode(Protocol):
+class Mode:
     """One way to treat packets. ``Options`` is a frozen dataclass whose fields are made with pydp.options.option()."""
 
     name: str
@@ -90,18 +122,34 @@ class Mode(Protocol):
 
     def target(self, options: Any, names: Sequence[str], view: View) -> Target:
         """Which ports the interfaces named mean. Raises UsageError."""
+        raise NotImplementedError
 
-    def hooks(self, options: Any, target: Target, hook: str) -> tuple[str, ...]:
-        """The hooks its programs go to when the ports' frames are taken at HOOK."""
+    def hooks(self, options: Any, target: Target, ifindex: int, hook: str) -> tuple[str, ...]:
+        """The hooks its programs go to on one port, when the ports' frames are taken at HOOK."""
+        return (hook,)
 
     def constants(self, options: Any, context: Context) -> Mapping[str, int]:
         """PYDP_* macros of its C file."""
+        return {}
 
     def sizes(self, options: Any, context: Context) -> Mapping[str, int]:
         """Number of entries of maps that are not as large as the C file says."""
+        return {}
 
     def entries(self, options: Any, context: Context) -> Entries:
         """What the maps that Python writes should hold: {map: {key: value}}."""
+        return {}
 
     def requests(self, options: Any, context: Context) -> Sequence[tuple[Any, ...]]:
         """What to ask of the control program once the maps are there."""
+        return ()
+
+    def routes(self, options: Any, context: Context) -> Sequence[Route]:
+        """Routes to be set while the instance is attached. ``via`` is an address that is to be reached, from which the
+        next hop follows.
+        """
+        return ()
+
+    def groups(self, options: Any, context: Context) -> Sequence[Group]:
+        """Multicast groups that devices have to join while the instance is attached."""
+        return ()

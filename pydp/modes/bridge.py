@@ -14,7 +14,7 @@ from typing import Any
 
 from pydp.errors import UsageError
 from pydp.model import Bridge, BridgePort, PortState, Vlan
-from pydp.modes.base import Context, Control, Entries, Target, Traits, View
+from pydp.modes.base import Context, Control, Entries, Mode, Target, Traits, View
 from pydp.modes.fdb import buckets, fdb_key, forget_request, kernel_request, local_request, power_of_two, ticks
 from pydp.options import option
 
@@ -54,7 +54,7 @@ class BridgeOptions:
     )
 
 
-class BridgeMode:
+class BridgeMode(Mode):
     """See bpf_src/bridge.c."""
 
     name = "bridge"
@@ -63,14 +63,15 @@ class BridgeMode:
         depth=2,
         maps=frozenset(
             {
-                "bridge_ports", "bridge_floods", "bridge_vlans", "bridge_requests", "bridge_cursor", "bridge_tails",
+                "bridge_ports", "bridge_floods", "bridge_vlans", "fdb_requests", "fdb_cursor", "bridge_tails",
                 "fdb", "fdb_events", "fdb_clock",
             }
         ),
         learned=frozenset({"fdb", "fdb_events"}),
         tails={"bridge_tails": "bridge_copies"},
-        control=Control("bridge_control", "bridge_requests", "bridge_cursor"),
+        control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,
+        promiscuous=True,
     )  # fmt: skip
     Options = BridgeOptions
 
@@ -108,7 +109,7 @@ class BridgeMode:
             raise UsageError(f"{bridge.name} has no ports", hint=f"ip link set DEV master {bridge.name}")
         return Target(_counted(tuple(port.ifindex for port in bridge.ports)), bridge.ifindex)
 
-    def hooks(self, options: BridgeOptions, target: Target, hook: str) -> tuple[str, ...]:
+    def hooks(self, options: BridgeOptions, target: Target, ifindex: int, hook: str) -> tuple[str, ...]:
         """XDP cannot copy a frame: without a kernel bridge below, a tc program beside it does."""
         return (hook,) if hook == "tc" or target.adopted else (hook, "tc")
 
@@ -215,7 +216,7 @@ def _memberships(options: BridgeOptions, names: Sequence[str]) -> dict[str, tupl
     }
 
 
-def _kernel_only(port: BridgePort) -> bool:
+def kernel_only(port: BridgePort) -> bool:
     """Whether a port's frames need what only the kernel does: any state but forwarding, or a feature not built here."""
     return port.state != PortState.FORWARDING or any(
         (
@@ -236,7 +237,7 @@ def _port(context: Context, port: BridgePort) -> tuple[Any, ...]:
     """
     link = context.view.links[port.ifindex]
     flags = PRESENT
-    special = _kernel_only(port)
+    special = kernel_only(port)
     for wanted, flag in (
         (special, PUNT), (not special, FORWARDING), (port.learning, LEARNING), (port.hairpin, HAIRPIN),
         (port.isolated, ISOLATED), (port.ifindex in context.peers, PEER),

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pydp.modes.base import Context, Entries, Target, Traits, View
+from pydp.modes.base import Context, Mode, Target, Traits, View
 
 KINDS = 8  # COUNT_KINDS
 
@@ -17,7 +16,7 @@ class CountOptions:
     """It has none."""
 
 
-class CountMode:
+class CountMode(Mode):
     """See bpf_src/count.c."""
 
     name = "count"
@@ -29,17 +28,5 @@ class CountMode:
     def target(self, options: CountOptions, names: Sequence[str], view: View) -> Target:
         return Target(tuple(view.link(name).ifindex for name in names))
 
-    def hooks(self, options: CountOptions, target: Target, hook: str) -> tuple[str, ...]:
-        return (hook,)
-
-    def constants(self, options: CountOptions, context: Context) -> Mapping[str, int]:
-        return {}
-
     def sizes(self, options: CountOptions, context: Context) -> Mapping[str, int]:
         return {"count_kinds": KINDS * (max(context.slots.values()) + 1)}
-
-    def entries(self, options: CountOptions, context: Context) -> Entries:
-        return {}
-
-    def requests(self, options: CountOptions, context: Context) -> Sequence[tuple[Any, ...]]:
-        return ()

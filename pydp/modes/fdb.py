@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The FDB of bpf_src/lib/fdb.h from Python's side: keys, flags, and the requests that bridge_control() takes.
+"""The FDB of bpf_src/lib/fdb.h from Python's side: keys, flags, and the requests that fdb_control() takes.
 
 The numbers stand in the C text; tests/unit/test_numbers.py compares them.
 """
@@ -14,8 +14,9 @@ from pydp.model import FdbEntry
 TICK = (1 << 24) / 1e9  # seconds, FDB_TICK_SHIFT
 WAYS = 4  # FDB_WAYS
 VALID, STATIC, LOCAL, STICKY, OWNED = 0x10000, 0x20000, 0x40000, 0x80000, 0x100000  # enum fdb_flag
+REMOTE = 0x400000
 SLOT_MASK = 0xFFFF
-ADD, DELETE, FLUSH = 1, 2, 3  # enum bridge_operation
+ADD, DELETE, FLUSH = 1, 2, 3  # enum fdb_operation
 
 
 def ticks(seconds: float) -> int:
@@ -39,12 +40,12 @@ def power_of_two(number: int) -> int:
 
 
 def _add(key: int, where: int, idle: int) -> tuple[Any, ...]:
-    """A struct bridge_request."""
+    """A struct fdb_request."""
     return (key, ADD, where, 0, 0, 0, idle, 0, 0)
 
 
 def _flush(where: int, mask: int, vid: int | None = None) -> tuple[Any, ...]:
-    return (0, FLUSH, where, mask, 0xFFF if vid is not None else 0, vid or 0, 0, 0, 0)
+    return (0, FLUSH, where, mask, 0xFFFF if vid is not None else 0, vid or 0, 0, 0, 0)
 
 
 def add_request(mac: bytes, vid: int, slot: int, *, sticky: bool = False) -> tuple[Any, ...]:
@@ -55,6 +56,11 @@ def add_request(mac: bytes, vid: int, slot: int, *, sticky: bool = False) -> tup
 def local_request(key: int, slot: int) -> tuple[Any, ...]:
     """Enter an address of this host."""
     return _add(key, slot | LOCAL | STATIC | OWNED, 0)
+
+
+def remote_request(key: int, vtep: int, idle: float, *, static: bool = False) -> tuple[Any, ...]:
+    """Enter an address behind the VTEP with that index, last heard of IDLE seconds ago or, if static, by the kernel."""
+    return _add(key, vtep | REMOTE | (STATIC | OWNED if static else 0), ticks(idle))
 
 
 def forget_request() -> tuple[Any, ...]:

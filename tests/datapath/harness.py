@@ -204,9 +204,7 @@ class Rig:
 
     def control(self, *requests: tuple[Any, ...]) -> list[Any]:
         """Have the datapath do these requests; gives them with their results (up to 16 of them)."""
-        return run_control(
-            self.program(0, "bridge_control"), self.maps["bridge_requests"], self.maps["bridge_cursor"], requests
-        )
+        return run_control(self.program(0, "fdb_control"), self.maps["fdb_requests"], self.maps["fdb_cursor"], requests)
 
     def counts(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Packets and bytes by mode and verdict."""
@@ -319,7 +317,7 @@ def probe_of(hook: str) -> Compiled:
 
 
 def _with_config(text: str, hook: str, frags: bool) -> Source:
-    config = f"#define PYDP_DEPTH 4\n#define PYDP_FRAGS {int(frags)}\n#define PYDP_COUNTERS 0\n"
+    config = f"#define PYDP_DEPTH 4\n#define PYDP_FRAGS {int(frags)}\n#define PYDP_COUNTERS 0\n#define PYDP_EGRESS 0\n"
     return flatten(
         f'#include "config.h"\n#include "abi.h"\n#include "hook/{hook}.h"\n{text}',
         name="main.c",

@@ -269,7 +269,7 @@ def test_who_gives_way(
     before = set(made.fdb())
     if past:
         key = int.from_bytes(station(1)[0], "little")
-        assert made.control((key, 1, 2, 0, 0, 0, round(past / TICK), 0, 0))[0].result == 1  # BRIDGE_ADD
+        assert made.control((key, 1, 2, 0, 0, 0, round(past / TICK), 0, 0))[0].result == 1  # FDB_ADD
     else:
         made.tell((2, eth(BROADCAST, 1)))
         assert made.events() == {"learned": 1, event: 1}
@@ -354,7 +354,7 @@ def test_stations_that_move_and_requests_at_the_same_time(rig_on: Callable[..., 
     """Both CPUs hear the same addresses, while others are entered, deleted and flushed."""
     made = rig_on("xdp", options={"fdb_size": size})
     wanted = [bytes([2, 0, 0, 0, 0x14, number]) for number in range(4)]
-    made.program(0, "bridge_control")
+    made.program(0, "fdb_control")
 
     def requests() -> None:
         for _ in range(15):

@@ -51,7 +51,7 @@ def test_traffic_between_containers_and_with_the_host(segment: SegmentFactory, h
     a, b, _ = made.containers
     made.sw.run(["ip", "address", "add", f"{HOST}/16", "dev", "br0"])
     with attached(made.sw, "br0", hook=hook) as instance:
-        assert (instance.name, instance.hook, instance.hooks) == ("br0", hook, (hook,))
+        assert (instance.name, instance.hook, instance.all_hooks) == ("br0", hook, (hook,))
         assert ping(a.ns, b.address4, count=20, interval=0.005).lost == 0
         assert ping(a.ns, b.address6).lost == 0
         assert ping(a.ns, HOST).lost == 0

@@ -44,7 +44,7 @@ def test_xdp_is_refused_until_the_printed_command_has_run(segment: SegmentFactor
     subprocess.run(["sh", "-ec", caught.value.hint], check=True, capture_output=True)
     a, b = made.containers
     with attached(made.sw, *made.ports, hook="xdp") as instance:
-        assert instance.hooks == ("xdp", "tc")
+        assert instance.all_hooks == ("xdp", "tc")
         tcp_transfer(b.ns, a.ns, b.address4, 3_000_000)
         assert count(made.sw, "forward_port", hook="xdp") > 100
         with Stations(made) as stations:

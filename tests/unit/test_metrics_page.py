@@ -24,14 +24,14 @@ Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def instance(name: str, mode: str, ports: Mapping[int, str], hooks: tuple[str, ...] = ("tc",), **more: int) -> Instance:
     slots = {ifindex: slot for slot, ifindex in enumerate(ports)}
-    return Instance(name, mode, {}, hooks[0], "auto", "", hooks, slots, ports, **more)
+    return Instance(name, mode, {}, hooks[0], "auto", "", dict.fromkeys(slots, hooks), slots, ports, **more)
 
 
 def state(*instances: Instance) -> State:
-    places = {(ifindex, hook) for one in instances for ifindex in one.slots for hook in one.hooks}
+    places = {(ifindex, hook) for one in instances for ifindex in one.slots for hook in one.hooks[ifindex]}
     attachments = {}
     for ifindex, hook in places:
-        names = sorted(one.name for one in instances if ifindex in one.slots and hook in one.hooks)
+        names = sorted(one.name for one in instances if hook in one.hooks.get(ifindex, ()))
         one = Attachment(ifindex, hook, {name: number for number, name in enumerate(names)})
         attachments[one.key] = one
     return State(1, {one.name: one for one in instances}, attachments)

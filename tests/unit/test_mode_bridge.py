@@ -40,7 +40,7 @@ MODE = BridgeMode()
 BR0 = 100
 USUAL = PRESENT | FORWARDING | LEARNING
 ADD, FLUSH = 1, 3
-KEY, OPERATION, WHERE, MASK, VID_MASK, VID, SEEN = range(7)  # struct bridge_request
+KEY, OPERATION, WHERE, MASK, VID_MASK, VID, SEEN = range(7)  # struct fdb_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,9 +349,9 @@ def test_ageing() -> None:
 
 def test_hooks() -> None:
     alone, below = standalone(2), adopted({}, {})
-    assert MODE.hooks(alone[0], alone[1].target, "xdp") == ("xdp", "tc")  # XDP cannot copy
-    assert MODE.hooks(alone[0], alone[1].target, "tc") == ("tc",)
-    assert MODE.hooks(below[0], below[1].target, "xdp") == ("xdp",)
+    assert MODE.hooks(alone[0], alone[1].target, 1, "xdp") == ("xdp", "tc")  # XDP cannot copy
+    assert MODE.hooks(alone[0], alone[1].target, 1, "tc") == ("tc",)
+    assert MODE.hooks(below[0], below[1].target, 1, "xdp") == ("xdp",)
 
 
 # Requests

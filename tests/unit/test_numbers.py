@@ -26,10 +26,10 @@ def abi() -> Abi:
     ("name", "numbers"),
     [
         ("limit", {"VERDICTS": specs.VERDICTS, "STAGES": specs.STAGES, "STAGE_CONSTANTS": change._STAGE_CONSTANTS}),
-        ("constant", {"CONSTANT_SLOT": change._SLOT, "CONSTANT_SEED": change._SEED}),
+        ("constant", {"CONSTANT_SLOT": change._SLOT, "CONSTANT_SEED": change._SEED, "CONSTANT_ROLE": change._ROLE}),
         ("count_kind", {"COUNT_KINDS": count.KINDS}),
         ("bridge_limit", {"BRIDGE_PORTS": bridge.MAX_PORTS}),
-        ("bridge_operation", {f"BRIDGE_{name}": getattr(table, name) for name in ("ADD", "DELETE", "FLUSH")}),
+        ("fdb_operation", {f"FDB_{name}": getattr(table, name) for name in ("ADD", "DELETE", "FLUSH")}),
         ("fdb_limit", {"FDB_WAYS": table.WAYS, "FDB_TICK_SHIFT": (round(table.TICK * 1e9)).bit_length() - 1}),
         (
             "fdb_flag",

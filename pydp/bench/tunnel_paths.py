@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways between the containers of two nodes: the kernel's VXLAN device and bridge, pydp, and the bare hook."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pydp.bench import paths
+from pydp.bench.errors import BenchError
+from pydp.datapath import Datapath, Request
+from pydp.lab import Container, Node, Nodes, ping
+
+VNI = 100
+_AGEING = 3600  # s: longer than a run
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPath:
+    """One way. ``build`` makes it on two nodes, joined directly. A way that does not ``encapsulate`` sends on what it
+    gets, from node 0 only; ``polls`` says that node 0 has XDP programs, and so takes frames of the generator as they
+    are.
+    """
+
+    name: str
+    title: str
+    build: Callable[[Nodes, ExitStack], object]
+    encapsulates: bool = True
+    polls: bool = False
+
+
+def make_nodes(path: TunnelPath, stack: ExitStack, *, xdp: bool = False, routed: bool = False) -> Nodes:
+    """Two nodes of one container each, and the way between them, for as long as STACK; with ``xdp`` all devices have
+    the offloads that XDP wants. Raises PydpError, EbpfError, OSError.
+    """
+    offloads = paths.XDP_OFFLOADS if xdp else {}
+    nodes = stack.enter_context(
+        Nodes(2, prefix=paths.PREFIX, direct=True, routed=routed, offloads=offloads, node_offloads=offloads)
+    )
+    path.build(nodes, stack)
+    return nodes
+
+
+def kernel_vxlan() -> TunnelPath:
+    """The kernel's VXLAN device and a bridge on both nodes."""
+    return TunnelPath("kernel", "kernel vxlan and bridge", _both_kernel)
+
+
+def pydp_vxlan(hook: str) -> TunnelPath:
+    """`pydp attach --mode vxlan` on node 0, and on node 1 the kernel with XDP, which ends there; pydp with tc."""
+    build = functools.partial(_pydp_vxlan, hook=hook)
+    return TunnelPath("pydp", f"pydp --hook {hook}", build, polls=hook == "xdp")
+
+
+def pydp_ipip() -> TunnelPath:
+    """`pydp attach --mode ipip` on node 0."""
+    return TunnelPath("pydp", "pydp --hook xdp", _pydp_ipip, polls=True)
+
+
+def bare(how: str) -> TunnelPath:
+    """XDP on node 0 that sends everything on, as it is, between the container's port and the underlay."""
+    title = {"redirect": "bare XDP bpf_redirect", "devmap": "bare XDP redirect_map"}[how]
+    return TunnelPath(how, title, functools.partial(_bare, program=f"limit_{how}"), encapsulates=False, polls=True)
+
+
+def check_answers(nodes: Nodes) -> None:
+    """Have the containers find each other, and so everybody's neighbours. Raises BenchError when they do not."""
+    near, far = nodes.containers
+    if ping(near.ns, far.address4, count=3).received == 0:
+        raise BenchError(f"{far.address4} does not answer {near.address4} through the tunnel")
+
+
+def peer_of(nodes: Nodes, node: Node) -> Node:
+    """The other one."""
+    return nodes[1 - node.number]
+
+
+def prefix_of(container: Container) -> str:
+    """The subnet of a routed container."""
+    return container.address4.rpartition(".")[0] + ".0/24"
+
+
+def _both_kernel(nodes: Nodes, _stack: ExitStack) -> None:
+    for node in nodes.nodes:
+        nodes.kernel_vxlan(node, VNI, ageing=_AGEING)
+
+
+def _pydp_vxlan(nodes: Nodes, stack: ExitStack, *, hook: str) -> None:
+    for node in nodes.nodes:
+        if hook == "xdp" and node.number == 1:
+            nodes.kernel_vxlan(node, VNI, ageing=_AGEING)
+            continue
+        peer = peer_of(nodes, node)
+        options = {"vni": VNI, "local": node.address4, "remote": (peer.address4,), "port": node.ports}
+        _attach(node, stack, "vxlan", hook, options)
+
+
+def _pydp_ipip(nodes: Nodes, stack: ExitStack) -> None:
+    node, peer = nodes.nodes
+    prefixes = tuple(f"{peer.address4}={prefix_of(container)}" for container in peer.containers)
+    _attach(node, stack, "ipip", "xdp", {"local": node.address4, "peer": prefixes, "port": node.ports})
+
+
+def _attach(node: Node, stack: ExitStack, mode: str, hook: str, options: Mapping[str, Any]) -> None:
+    datapath = node.ns.call(Datapath)
+    instance = node.ns.call(datapath.attach, Request(mode, (node.dev,), hook=hook, options=options))
+    stack.callback(node.ns.call, datapath.detach, [instance.name])
+
+
+def _bare(nodes: Nodes, stack: ExitStack, *, program: str) -> None:
+    node = nodes[0]
+    (port,) = node.ports
+    for inward, outward in ((port, node.dev), (node.dev, port)):
+        paths.redirect(node.ns, stack, "xdp", program, inward, outward)

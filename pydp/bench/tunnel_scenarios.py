@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of tunnels; see scenarios.py."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from pydp.bench import frames, programs, tunnel_frames, tunnel_paths
+from pydp.bench.blocks import Measure, Plan
+from pydp.bench.frames import Generator, Sink
+from pydp.bench.scenario import Comparison, Scenario, Way
+from pydp.bench.statistics import Target
+from pydp.bench.streams import request_response, tcp_stream
+from pydp.bench.tunnel_paths import TunnelPath
+from pydp.lab import Namespace, Nodes, ping, set_offloads
+
+_ADDRESSES = 256  # of both sides
+
+
+def vxlan_encap(path: TunnelPath, stack: ExitStack) -> Measure:
+    """64-byte frames from the container of node 0, counted where they reach node 1: in VXLAN, or as they are."""
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=True)
+    near, far = nodes.nodes
+    (sender,) = near.containers
+    _take_frames(path, near.ns, sender.port)
+    sink = Sink(far, "xdp", stack, tunnel_frames.IN_VXLAN if path.encapsulates else tunnel_frames.IN_FRAME)
+    generator = Generator(sender, programs.uniform(_ADDRESSES), stack)
+    _announce(path, nodes, programs.SOURCE, programs.DEST)
+    return frames.flood(generator, sink)
+
+
+def vxlan_decap(path: TunnelPath, stack: ExitStack) -> Measure:
+    """Such frames in VXLAN from node 1, counted in the container of node 0: bare, or as they are."""
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=True)
+    near, far = nodes.nodes
+    (receiver,) = near.containers
+    _take_frames(path, near.ns, near.dev)
+    sink = Sink(receiver, "xdp", stack, tunnel_frames.IN_FRAME if path.encapsulates else tunnel_frames.IN_VXLAN)
+    generator = Generator(far, programs.uniform(_ADDRESSES), stack, tunnel_frames.vxlan(far, near))
+    _announce(path, nodes, programs.DEST, programs.SOURCE)
+    return frames.flood(generator, sink)
+
+
+def ipip_encap(path: TunnelPath, stack: ExitStack) -> Measure:
+    """Packets from the container of node 0 to the subnet of the other's, counted where they reach node 1."""
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=True, routed=True)
+    near, far = nodes.nodes
+    (sender,) = near.containers
+    _find_neighbours(path, nodes)
+    sink = Sink(far, "xdp", stack, tunnel_frames.IN_IPIP if path.encapsulates else tunnel_frames.IN_ETHERNET)
+    draws = tunnel_frames.from_one_to_subnet(sender, far.containers[0])
+    return frames.flood(Generator(sender, draws, stack, tunnel_frames.to_router(sender, near)), sink)
+
+
+def ipip_decap(path: TunnelPath, stack: ExitStack) -> Measure:
+    """Such packets in IPIP from node 1, counted in the container of node 0."""
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=True, routed=True)
+    near, far = nodes.nodes
+    (receiver,) = near.containers
+    _find_neighbours(path, nodes)
+    sink = Sink(receiver, "xdp", stack, tunnel_frames.IN_ETHERNET if path.encapsulates else tunnel_frames.IN_IPIP)
+    draws = tunnel_frames.from_subnet_to_one(far.containers[0], receiver)
+    return frames.flood(Generator(far, draws, stack, tunnel_frames.ipip(far, near)), sink)
+
+
+def between_containers(prepare: Callable[[Nodes, object, ExitStack], Measure]) -> Callable[..., Measure]:
+    """Sockets of one node's container and the other's."""
+
+    def build(path: TunnelPath, stack: ExitStack) -> Measure:
+        nodes = tunnel_paths.make_nodes(path, stack)
+        tunnel_paths.check_answers(nodes)
+        return prepare(nodes, path, stack)
+
+    return build
+
+
+def on_nodes(tunnels: Sequence[TunnelPath], build: Callable[[TunnelPath, ExitStack], Measure]) -> tuple[Way, ...]:
+    """These paths, each turned into what measures it by BUILD."""
+    return tuple(Way(path.name, path.title, functools.partial(build, path)) for path in tunnels)
+
+
+def _take_frames(path: TunnelPath, ns: Namespace, dev: str) -> None:
+    """Have a device without XDP poll, and tell its peer that it may be sent XDP frames: GRO switched on before it was
+    up does not do that (veth_open, drivers/net/veth.c).
+    """
+    if not path.polls:
+        set_offloads(ns, dev, {"gro": False})
+        set_offloads(ns, dev, {"gro": True})
+
+
+def _announce(path: TunnelPath, nodes: Nodes, near_side: int, far_side: int) -> None:
+    """Have the tunnel learn where the addresses of both sides are: those of the far one through the tunnel."""
+    if not path.encapsulates:
+        return
+    tunnel_paths.check_answers(nodes)
+    near, far = nodes.containers
+    frames.announce(near, near_side, _ADDRESSES // 2)
+    frames.announce(far, far_side, _ADDRESSES // 2)
+
+
+def _find_neighbours(path: TunnelPath, nodes: Nodes) -> None:
+    """Have node 0 find its container and node 1: nobody else asks for them here."""
+    if path.encapsulates:
+        near, far = nodes.nodes
+        for address in (near.containers[0].address4, far.address4):
+            ping(near.ns, address, count=1)
+
+
+_KERNEL, _XDP = tunnel_paths.kernel_vxlan(), tunnel_paths.pydp_vxlan("xdp")
+_BARE = (tunnel_paths.bare("redirect"), tunnel_paths.bare("devmap"))
+_BARE_NAMES = tuple(path.name for path in _BARE)
+_VXLAN = (
+    Comparison("pydp", ("kernel",), Target(3.0)),
+    Comparison("pydp", _BARE_NAMES, Target(0.82)),
+)
+_IPIP = (Comparison("pydp", _BARE_NAMES, Target(0.85)),)
+_TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc"))
+
+TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        name="vxlan-xdp-encap-64",
+        title="VXLAN, XDP, 64-byte packets into the tunnel, 256 FDB entries",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_nodes((_KERNEL, _XDP, *_BARE), vxlan_encap),
+        comparisons=_VXLAN,
+        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    ),
+    Scenario(
+        name="vxlan-xdp-decap-64",
+        title="VXLAN, XDP, 64-byte packets out of the tunnel, 256 FDB entries",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_nodes((_KERNEL, _XDP, *_BARE), vxlan_decap),
+        comparisons=_VXLAN,
+        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    ),
+    Scenario(
+        name="vxlan-stream",
+        title="VXLAN, tc, TCP stream between containers of two nodes, default offloads",
+        unit="Gb/s", scale=1e9, cpu_per="kB",
+        paths=on_nodes(_TC, between_containers(tcp_stream)),
+        comparisons=(
+            Comparison("pydp", ("kernel",), Target(1.1)),
+            Comparison("pydp", ("kernel",), per_cpu=True),
+        ),
+        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+    ),
+    Scenario(
+        name="vxlan-request",
+        title="VXLAN, tc, TCP request/response between containers of two nodes, 64 bytes",
+        unit="k/s", scale=1e3,
+        paths=on_nodes(_TC, between_containers(request_response)),
+        comparisons=(Comparison("pydp", ("kernel",), Target(1.25)),),
+        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+    ),
+    Scenario(
+        name="ipip-xdp-encap-64",
+        title="IPIP, XDP, 64-byte packets into the tunnel, one peer",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE), ipip_encap),
+        comparisons=_IPIP,
+        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    ),
+    Scenario(
+        name="ipip-xdp-decap-64",
+        title="IPIP, XDP, 64-byte packets out of the tunnel, one peer",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE), ipip_decap),
+        comparisons=_IPIP,
+        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    ),
+)  # fmt: skip
