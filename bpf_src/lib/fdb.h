@@ -127,9 +127,17 @@ static __always_inline bool fdb_find(__u64 key, __u64 hash, struct fdb_place *pl
 	return place->way < FDB_WAYS;
 }
 
+/* Ticks since an entry was SEEN. A stamp may be younger than this CPU's clock, which is read once a jiffy: that is no age at all, where
+ * the difference would be the greatest there is. */
+static __always_inline __u32 fdb_idle(__u32 seen, __u32 now)
+{
+	__s32 idle = now - seen;
+	return idle & ~(idle >> 31);
+}
+
 static __always_inline bool fdb_expired(__u32 where, __u32 seen, __u32 now)
 {
-	return !(where & FDB_STATIC) && now - seen > PYDP_FDB_AGEING;
+	return !(where & FDB_STATIC) && fdb_idle(seen, now) > PYDP_FDB_AGEING;
 }
 
 /* Does an entry keep its port when its station sends elsewhere? Like the kernel bridge's, a static one that was taken from there
@@ -194,7 +202,7 @@ static __always_inline __u64 fdb_nonzero(__u64 number)
  * addresses that meet evict each other. NUMBER, 0 to 7, tells which place it is, in the lowest bits. */
 static __always_inline __u64 fdb_worth(struct fdb_bucket *bucket, __u32 way, __u32 number, __u32 now)
 {
-	__u64 where = *(volatile __u32 *)&bucket->where[way], idle = (__u32)(now - bucket->seen[way]);
+	__u64 where = *(volatile __u32 *)&bucket->where[way], idle = fdb_idle(bucket->seen[way], now);
 	__u64 taken = fdb_nonzero(bucket->key[way]);
 	__u64 aged = fdb_sign(PYDP_FDB_AGEING - idle); /* of an empty place it does not matter */
 	__u64 worth = (1 - taken) << 34 | (aged & taken) << 33 | ((idle & -taken) + 1 + (1 - taken) * (FDB_WAYS - way));
@@ -260,7 +268,7 @@ static __always_inline enum verdict fdb_learn(__u64 key, __u64 seed, __u32 place
 		return fresh;
 	}
 	__u32 *seen = &place.bucket->seen[place.way & 3];
-	__u32 where = place.bucket->where[place.way & 3], idle = now - *seen;
+	__u32 where = place.bucket->where[place.way & 3], idle = fdb_idle(*seen, now);
 	if (!(where & FDB_VALID) || fdb_stays(where))
 		return PASS_UNCLAIMED;
 	if ((where & FDB_PLACE_MASK) != place_now) {

@@ -113,6 +113,17 @@ def test_an_entry_expires_with_time(rig: MakeRig, hook: str) -> None:
     assert verdict(made, eth(1, 2), 1) == FLOODED[hook][0]
 
 
+def test_an_entry_younger_than_the_clock_is_young(rig: MakeRig) -> None:
+    """Each CPU reads the clock once a jiffy: another one's stamp may lie a tick ahead."""
+    made = rig()
+    made.tell((1, eth(BROADCAST, 2)))
+    made.age(-0.05)
+    assert verdict(made, eth(2, 1)) == "FORWARD_PORT"
+    made.tell((1, eth(1, 2)))
+    assert made.events()["learned"] == 2
+    assert not made.events().get("aged")
+
+
 def test_an_aged_entry_is_learned_again(rig: MakeRig) -> None:
     made = rig()
     made.tell((0, eth(BROADCAST, 1)))
