@@ -189,7 +189,11 @@ class Datapath:
         """What a change asks of learned maps once it is committed, if it was killed before that was done."""
         view, mode = View.read(), MODES[instance.mode]
         slots = {ifindex: slot for ifindex, slot in instance.slots.items() if ifindex in view.links}
-        context = replace(_with_fdb(Context(view, instance.target, slots, instance.hook)), defaults=read_defaults())
+        context = replace(
+            _with_fdb(Context(view, instance.target, slots, instance.hook)),
+            defaults=read_defaults(),
+            companion=instance.companion,
+        )
         # Ports that vanished meanwhile must not keep the rest from being recovered: what is not asked is learned again.
         with contextlib.suppress(EbpfError, PydpError):
             self.control(instance, mode.requests(dict_options(instance), context))

@@ -45,10 +45,14 @@ def with_companion(instance: Instance, context: Context) -> tuple[Instance, Cont
         return instance, context
     from pydp.kernel.made import forward, make_vxlan
 
+    alias = f"pydp {instance.name}"
     ifindex = make_vxlan(
-        companion.name, port=companion.port, port_range=companion.port_range, alias=f"pydp {instance.name}"
+        companion.name, port=companion.port, port_range=companion.port_range, alias=alias, up=companion.serving
     )
     forward(companion.name)
+    instance, context = replace(instance, companion=ifindex), replace(context, companion=ifindex)
+    if not companion.serving:
+        return instance, context
     roles = {**context.target.roles, ifindex: Role.COMPANION}
     target = replace(context.target, ports=(*context.target.ports, ifindex), roles=roles)
     slots = {**instance.slots, ifindex: _free(instance, ifindex)}
@@ -59,7 +63,6 @@ def with_companion(instance: Instance, context: Context) -> tuple[Instance, Cont
         names={**instance.names, ifindex: companion.name},
         hooks={**instance.hooks, ifindex: hooks},
         roles=roles,
-        companion=ifindex,
     )
     return instance, replace(context, target=target, slots=slots)
 

@@ -41,8 +41,9 @@ class _Found:
     options: dict[int, bytes]
 
 
-def make_vxlan(name: str, *, port: int, alias: str, port_range: tuple[int, int] = (0, 0)) -> int:
-    """A vxlan device of UDP port ``port`` that leaves everything to tunnel metadata, up; returns its ifindex.
+def make_vxlan(name: str, *, port: int, alias: str, port_range: tuple[int, int] = (0, 0), up: bool = True) -> int:
+    """A vxlan device of UDP port ``port`` that leaves everything to tunnel metadata; returns its ifindex. Only one that
+    is ``up`` has a socket.
 
     It neither learns nor answers, has no address, takes frames of any length, and accepts checksum 0 over IPv6. One
     that is there with this name, alias and options is taken. ``alias`` is "pydp INSTANCE"; a process that is killed
@@ -57,9 +58,9 @@ def make_vxlan(name: str, *, port: int, alias: str, port_range: tuple[int, int] 
             if one.name == name:
                 if one.alias != alias or any(one.options.get(kind) != value for kind, value in options.items()):
                     raise _foreign(name)
-                _checked(requests.one(_flags(one.ifindex, _UP | _NOARP)), name, port, devices)
+                _checked(requests.one(_flags(one.ifindex, up=up)), name, port, devices)
                 return one.ifindex
-        return _make(requests, name, options, alias, devices)
+        return _make(requests, name, options, alias, devices, up=up)
 
 
 def forward(name: str) -> None:
@@ -91,7 +92,9 @@ def remove_made(keep: Container[int]) -> list[str]:
     return removed
 
 
-def _make(requests: Requests, name: str, options: Mapping[int, bytes], alias: str, devices: list[_Found]) -> int:
+def _make(
+    requests: Requests, name: str, options: Mapping[int, bytes], alias: str, devices: list[_Found], *, up: bool
+) -> int:
     """The kernel takes an alias only for a device that is there. So the device is made and marked in one system call,
     under a name that nobody has: with its final one, the second step could mark somebody else's.
     """
@@ -106,7 +109,7 @@ def _make(requests: Requests, name: str, options: Mapping[int, bytes], alias: st
         if answer.code == errno.EEXIST:
             raise _foreign(name)
         _checked(answer, name, port, devices)
-        _checked(requests.one(_flags(ifindex, _UP | _NOARP)), name, port, devices)
+        _checked(requests.one(_flags(ifindex, up=up)), name, port, devices)
     except BaseException:
         _remove(interim, name, alias)
         raise
@@ -177,8 +180,9 @@ def _marks(alias: str) -> bytes:
     return marks
 
 
-def _flags(ifindex: int, flags: int) -> Command:
-    return Command(_RTM_SETLINK, _IFINFOMSG.pack(0, 0, ifindex, flags, flags))
+def _flags(ifindex: int, *, up: bool) -> Command:
+    flags = _NOARP | (_UP if up else 0)
+    return Command(_RTM_SETLINK, _IFINFOMSG.pack(0, 0, ifindex, flags, _NOARP | _UP))
 
 
 def _vxlans() -> list[_Found]:

@@ -40,11 +40,15 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A VXLAN device of the kernel that is made for an instance and goes with it: see ARCHITECTURE.md."""
+    """A VXLAN device of the kernel that is made for an instance and goes with it: see ARCHITECTURE.md.
+
+    Where the kernel has its own devices it is not ``serving``: it stays down and is only what routes are looked up by.
+    """
 
     name: str
     port: int
     port_range: tuple[int, int] = (0, 0)
+    serving: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Context:
 
     ``slots``: slot of each port by ifindex. ``hook``: "xdp", "xdp-generic" or "tc". ``peers``: ports that are veths
     whose other end may be handed frames at once. ``fdb``: of the adopted bridges, ``vxlan_fdb`` of the adopted vxlan
-    devices.
+    devices. ``companion``: index of the device that was made.
     """
 
     view: View
@@ -80,6 +84,7 @@ class Context:
     fdb: Sequence[FdbEntry] = ()
     vxlan_fdb: Sequence[VxlanFdbEntry] = ()
     defaults: Defaults = field(default_factory=Defaults)
+    companion: int = 0
 
 
 @dataclass(frozen=True, slots=True)

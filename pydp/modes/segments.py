@@ -167,6 +167,7 @@ def _range(text: str, where: str, defaults: Defaults) -> tuple[int, int]:
 
 
 def adopted(
+    options: VxlanOptions,
     underlay: int,
     view: View,
     defaults: Defaults | None = None,
@@ -189,13 +190,20 @@ def adopted(
         local = ip_address(device.local)
         if found and (found[0].local, found[0].dstport) != (local, device.port):
             continue
-        found.append(_adopted_segment(device, local, view, defaults, fdb, remote_fdb))
+        found.append(_adopted_segment(_with(device, options), local, view, defaults, fdb, remote_fdb))
     return found
 
 
 def _foreign(device: Vxlan) -> bool:
     """Whether a device has an extension that changes what is on the wire, or needs every packet."""
     return device.external or device.gbp or device.gpe or device.remcsum or device.vnifilter or device.rsc
+
+
+def _with(device: Vxlan, options: VxlanOptions) -> Vxlan:
+    """A device as options that were given want its packets."""
+    if options.udp_csum is None:
+        return device
+    return replace(device, udp_csum=options.udp_csum, udp6_zero_tx=not options.udp_csum)
 
 
 def _adopted_segment(

@@ -45,7 +45,7 @@ class VxlanOptions:
     df: str = option(
         "unset", "choice", "whether packets may be fragmented outside", choices=("unset", "set", "inherit")
     )
-    udp_csum: bool = option(False, "flag", "UDP checksums outside, which the kernel's device computes")
+    udp_csum: bool | None = option(None, "flag", "UDP checksums outside (default: none, or as the adopted device)")
     learning: bool = option(True, "flag", "learn which VTEP an address is behind from what it sends")
     ageing: float | None = option(
         None, "seconds", "forget an address not heard of for so long (default: 300, or the adopted bridge's)",
@@ -92,7 +92,7 @@ class VxlanMode(Mode):
         return Target((underlay.ifindex, *ports), roles={underlay.ifindex: Role.UNDERLAY}, companion=companion)
 
     def _adopt(self, options: VxlanOptions, underlay: Link, view: View) -> Target:
-        segments = adopted(underlay.ifindex, view)
+        segments = adopted(options, underlay.ifindex, view)
         if not segments:
             raise UsageError(
                 f"{underlay.name} carries no vxlan device of the kernel, and no --vni says what to make of it",
@@ -100,7 +100,9 @@ class VxlanMode(Mode):
                 f"ip link add vxN type vxlan id N dev {underlay.name} ..., which is then adopted",
             )
         ports = tuple(dict.fromkeys(ifindex for segment in segments for ifindex in segment.ports))
-        return Target((underlay.ifindex, *ports), adopted=segments[0].device, roles={underlay.ifindex: Role.UNDERLAY})
+        companion = Companion(f"pydp-vx{segments[0].dstport}", segments[0].dstport, serving=False)
+        roles = {underlay.ifindex: Role.UNDERLAY}
+        return Target((underlay.ifindex, *ports), adopted=segments[0].device, roles=roles, companion=companion)
 
     def hooks(self, options: VxlanOptions, target: Target, ifindex: int, hook: str) -> tuple[str, ...]:
         """XDP cannot copy a frame nor hand it to a device: without the kernel's bridge a tc program beside it does."""
@@ -114,16 +116,15 @@ class VxlanMode(Mode):
         underlay = next(ifindex for ifindex, role in context.target.roles.items() if role == Role.UNDERLAY)
         local = table.address_words(segments[0].local)
         ipv6 = segments[0].local.version == 6
-        companion = next((n for n, role in context.target.roles.items() if role == Role.COMPANION), 0)
         return {
             "PYDP_VXLAN_ADOPTED": int(bool(context.target.adopted)),
             "PYDP_VXLAN_PORT": segments[0].dstport,
-            "PYDP_VXLAN_COMPANION": companion,
+            "PYDP_VXLAN_COMPANION": context.companion,
             "PYDP_VXLAN_SLOTS": power_of_two(max(context.slots.values()) + 1),
             "PYDP_VXLAN_COPIES": power_of_two(max(len(segment.copies) for segment in segments)),
             "PYDP_VXLAN_KNOWN": len(table.buckets(_known(segments))),
             "PYDP_TUNNEL_IPV6": int(ipv6),
-            "PYDP_TUNNEL_VIEWPOINT": companion or underlay,
+            "PYDP_TUNNEL_VIEWPOINT": context.companion or underlay,
             "PYDP_TUNNEL_MTU": context.view.links[underlay].mtu,
             "PYDP_TUNNEL_TTL": context.defaults.hop_limit if ipv6 else context.defaults.ttl,
             **{f"PYDP_TUNNEL_LOCAL{number}": word for number, word in enumerate(local)},
@@ -182,7 +183,7 @@ def _segments(options: VxlanOptions, context: Context) -> list[Segment]:
     if not context.target.adopted:
         return standalone(options, context.view, context.defaults)
     underlay = next(ifindex for ifindex, role in context.target.roles.items() if role == Role.UNDERLAY)
-    return adopted(underlay, context.view, context.defaults, context.fdb, context.vxlan_fdb)
+    return adopted(options, underlay, context.view, context.defaults, context.fdb, context.vxlan_fdb)
 
 
 def _check_port(link: Link, underlay: Link, view: View) -> None:

@@ -32,7 +32,11 @@ BUILD = {
     "ipip-encap": tunnel_scenarios.ipip_encap,
     "ipip-decap": tunnel_scenarios.ipip_decap,
 }
-CASES = [(kind, path) for kind in BUILD for path in (KERNEL, REDIRECT, DEVMAP) if path is not KERNEL or "vx" in kind]
+PYDP, PYDP_TC = tunnel_paths.pydp_vxlan("xdp"), tunnel_paths.pydp_vxlan("tc")
+CASES = [
+    *((kind, path) for kind in BUILD if kind.startswith("vxlan") for path in (KERNEL, PYDP)),
+    *((kind, path) for kind in BUILD for path in (REDIRECT, DEVMAP)),
+]
 
 
 @pytest.fixture
@@ -158,8 +162,9 @@ def test_a_path_carries_what_is_sent(stack: ExitStack, kind: str, path: TunnelPa
     assert found.lost < 0.01  # bursts of the scheduler may overflow a ring on a busy machine
 
 
-def test_the_kernels_tunnel_answers_requests(stack: ExitStack) -> None:
-    assert tunnel_scenarios.between_containers(request_response)(KERNEL, stack)(1).value > 10
+@pytest.mark.parametrize("path", [KERNEL, PYDP_TC], ids=lambda path: path.name)
+def test_a_tunnel_answers_requests(stack: ExitStack, path: TunnelPath) -> None:
+    assert tunnel_scenarios.between_containers(request_response)(path, stack)(1).value > 10
 
 
 def test_a_tunnel_that_does_not_carry_is_an_error(stack: ExitStack) -> None:
