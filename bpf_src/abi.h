@@ -30,8 +30,7 @@ enum verdict {
 	PUNT_FLOOD = 23, /* to be copied by the tc program of the same port */
 	PUNT_LENGTH = 24, /* with its VLAN tag longer than XDP may send: for the tc program or the kernel bridge */
 	PUNT_ERROR = 25, /* a helper failed */
-	PUNT_NEIGHBOUR =
-		26, /* next hop to the VTEP or peer not resolved, or to be shown to the kernel, which keeps it fresh */
+	PUNT_NEIGHBOUR = 26, /* next hop not resolved, or to be shown to the kernel, which keeps it fresh */
 	PUNT_TOO_BIG = 27, /* longer than the path's MTU: fragmented or answered by the kernel */
 	PUNT_FRAGMENT = 28, /* part of a packet that the kernel puts together first */
 	PUNT_HEADER = 29, /* options, reserved bits, padding or lengths that the kernel judges */
@@ -42,6 +41,7 @@ enum verdict {
 	PUNT_TAGGED = 34, /* VLAN tag beside the frame, which belongs inside of it */
 	PUNT_ROUTE = 35, /* inner destination is the routing's business */
 	PUNT_TTL = 36, /* TTL is used up: the kernel says so to its sender */
+	PUNT_PROTOCOL = 37, /* neither IPv4 nor IPv6, or shorter than its header: tc can neither wrap nor unwrap it */
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
 	DROP_SAME_PORT = 41, /* destination is on the port it came from */
@@ -54,6 +54,7 @@ enum verdict {
 	DROP_SPOOFED = 48, /* inner source address is none of the peer's */
 	DROP_INNER = 49, /* inner packet is not what the tunnel carries, or cut short */
 	DROP_LOOP = 50, /* would be encapsulated for the host it came from */
+	DROP_ECN = 51, /* congestion was marked outside, and the inner packet cannot carry the mark */
 };
 
 enum verdict_class {

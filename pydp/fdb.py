@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The FDB of an instance of mode bridge: read it, and have the datapath change it."""
+"""The FDB of an instance that bridges: read it, and have the datapath change it."""
 
 from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import compress
 
+from pydp import tunnels
 from pydp.datapath.api import Datapath
 from pydp.datapath.reader import Reader, coarse_clock
 from pydp.datapath.specs import compare_layouts, dict_options
 from pydp.datapath.state import Instance
 from pydp.errors import NothingAttached, PydpError, UsageError
+from pydp.modes import MODES
 from pydp.modes import fdb as table
-from pydp.modes.bridge import BridgeOptions
+from pydp.modes.base import Role
 
-_VALID, _SLOT_MASK, _SHIFT, _TICKS = 0x10000, 0xFFFF, 24, 0xFFFFFFFF
+_VALID, _PLACE_MASK, _SHIFT, _TICKS = 0x10000, table.SLOT_MASK | table.REMOTE, 24, 0xFFFFFFFF
 # struct fdb_bucket of lib/fdb.h, and where its parts begin, in bytes and in words of 64 and 32 bits.
 _LAYOUT = [["key", 0, 32], ["where", 32, 16], ["seen", 48, 16]]
 _BUCKET, _QUADS, _WORDS = 64, 8, 16
@@ -39,7 +41,8 @@ EVENTS = ("learned", "moved", "aged", "evicted", "full")  # enum fdb_event
 class FdbRow:
     """An address. ``idle``: seconds since its station last sent something (0 for permanent ones, which do not age).
     ``local``: an address of this host, its frames go to the kernel. ``owned``: written by the attach and by nobody else
-    taken out: addresses of the ports, permanent entries of an adopted bridge.
+    taken out: addresses of the ports, permanent entries of an adopted bridge. ``vni`` is None where FDBs are kept by
+    VLAN and not by VNI; an address behind the VTEP ``dst`` has the underlay for its device.
     """
 
     mac: bytes
@@ -51,6 +54,8 @@ class FdbRow:
     sticky: bool
     idle: float
     owned: bool = False
+    vni: int | None = None
+    dst: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +69,35 @@ class Census:
 
 def rows(reader: Reader, instance: Instance) -> list[FdbRow]:
     """All live addresses, those that are too old left out. Raises EbpfError."""
-    ports = {slot: (ifindex, instance.names[ifindex]) for ifindex, slot in instance.slots.items()}
+    places = {slot: (ifindex, instance.names[ifindex], "") for ifindex, slot in instance.slots.items()}
+    vnis: Mapping[int, int] = {}
+    under = 0
+    if segmented := tunnels.has_segments(instance):
+        vnis, under = tunnels.segments(reader, instance).vnis, underlay(instance)
+        for one in tunnels.tunnels(reader, instance):
+            places[one.index | table.REMOTE] = (under, instance.names[under], one.remote)
+        for index, remote in tunnels.guests(reader, instance).items():
+            places[index | table.REMOTE] = (under, instance.names[under], remote)
     found = []
     for key, where, idle in _live(reader, instance):
-        ifindex, device = ports.get(where & _SLOT_MASK, (0, ""))
+        number, place = key >> 48, places.get(where & _PLACE_MASK)
+        if segmented and (place is None or number not in vnis):
+            continue  # of a VTEP or VNI that an earlier attach had
+        ifindex, device, dst = place or (0, "", "")
         local, permanent = bool(where & table.LOCAL), bool(where & table.STATIC)
+        if segmented and local and ifindex == under:
+            ifindex, device = 0, ""  # of the adopted bridge itself
         mac = (key & (1 << 48) - 1).to_bytes(6, "little")
         seconds = 0.0 if permanent else idle * table.TICK
         sticky, owned = bool(where & table.STICKY), bool(where & table.OWNED)
-        found.append(FdbRow(mac, key >> 48, ifindex, device, permanent, local, sticky, seconds, owned))
-    return sorted(found, key=lambda row: (row.vid, row.mac))
+        vid, vni = (0, vnis[number]) if segmented else (number, None)
+        found.append(FdbRow(mac, vid, ifindex, device, permanent, local, sticky, seconds, owned, vni, dst))
+    return sorted(found, key=lambda row: (row.vni or 0, row.vid, row.mac))
+
+
+def underlay(instance: Instance) -> int:
+    """The ifindex of the port that carries what is encapsulated."""
+    return next(ifindex for ifindex, role in instance.roles.items() if role == Role.UNDERLAY)
 
 
 def census(reader: Reader, instance: Instance) -> Census:
@@ -116,8 +140,7 @@ def vlans(reader: Reader, instance: Instance, device: str) -> list[int] | None:
 
 def capacity(instance: Instance) -> int:
     """Addresses the table was made for (--fdb-size)."""
-    options: BridgeOptions = dict_options(instance)
-    return options.fdb_size
+    return int(dict_options(instance).fdb_size)
 
 
 def places(instance: Instance) -> int:
@@ -161,19 +184,25 @@ def _live(reader: Reader, instance: Instance) -> Iterator[tuple[int, int, int]]:
 
 
 def instance_of(datapath: Datapath, name: str = "") -> Instance:
-    """The bridge instance of that name, or the only one. Raises NothingAttached, UsageError."""
+    """The instance of that name, or the only one that has an FDB. Raises NothingAttached, UsageError."""
     state = datapath.read()
     if name:
         found = datapath.instance(name)
-        if found.mode != "bridge":
+        if not _has_fdb(found):
             raise UsageError(f"{name} is of mode {found.mode}: it has no FDB")
         return found
-    bridges = [one for one in state.instances.values() if one.mode == "bridge"]
-    if not bridges:
-        raise NothingAttached("no bridge is attached in this namespace", hint="pydp attach --mode bridge IFACE...")
-    if len(bridges) > 1:
-        raise UsageError("which bridge?", hint=f"--name one of {', '.join(one.name for one in bridges)}")
-    return bridges[0]
+    there = [one for one in state.instances.values() if _has_fdb(one)]
+    if not there:
+        raise NothingAttached(
+            "nothing that has an FDB is attached in this namespace", hint="pydp attach --mode bridge IFACE..."
+        )
+    if len(there) > 1:
+        raise UsageError("which FDB?", hint=f"--name one of {', '.join(one.name for one in there)}")
+    return there[0]
+
+
+def _has_fdb(instance: Instance) -> bool:
+    return "fdb" in MODES[instance.mode].traits.maps
 
 
 def parse_mac(text: str) -> bytes:
@@ -190,11 +219,27 @@ def parse_mac(text: str) -> bytes:
     return mac
 
 
-def add(datapath: Datapath, instance: Instance, mac: bytes, device: str, *, vid: int = 0, sticky: bool = False) -> None:
-    """Enter a permanent address. Raises UsageError for a device that is no port, PydpError when there is no place."""
-    slot = _slot(instance, device)
+def add(
+    datapath: Datapath,
+    instance: Instance,
+    mac: bytes,
+    device: str = "",
+    *,
+    vid: int = 0,
+    vni: int | None = None,
+    dst: str = "",
+    sticky: bool = False,
+) -> None:
+    """Enter a permanent address behind a port, or with DST behind a VTEP. Raises UsageError for a device that is no
+    port or a VTEP that is not known, PydpError when there is no place.
+    """
     with datapath.store.locked():
-        done = datapath.control(instance, [table.add_request(mac, vid, slot, sticky=sticky)])
+        if tunnels.has_segments(instance):
+            with Reader.open(datapath) as reader:
+                index, number, remote = find_place(reader, instance, device, dst, vni)
+        else:
+            index, number, remote = _slot(instance, device), vid, False
+        done = datapath.control(instance, [table.add_request(mac, number, index, sticky=sticky, remote=remote)])
     if not done[0].result:
         raise PydpError(
             "no place: all that this address could have hold permanent addresses",
@@ -202,31 +247,89 @@ def add(datapath: Datapath, instance: Instance, mac: bytes, device: str, *, vid:
         )
 
 
-def delete(datapath: Datapath, instance: Instance, mac: bytes, *, vid: int = 0) -> None:
-    """Take an address out. Raises PydpError when it is not there."""
+def find_place(
+    reader: Reader, instance: Instance, device: str, dst: str, vni: int | None = None
+) -> tuple[int, int, bool]:
+    """(slot or index of the VTEP, number of the segment, whether it is a VTEP) of a local port or of a VTEP of an
+    instance that keeps its FDB by VNI. Raises UsageError, EbpfError.
+    """
+    if dst:
+        one = tunnels.find_one(reader, instance, dst, vni)
+        return one.index, one.segment, True
+    slot = _slot(instance, device)
+    ifindex = next(ifindex for ifindex, other in instance.slots.items() if other == slot)
+    if instance.roles.get(ifindex, Role.PORT) != Role.PORT:
+        raise UsageError(
+            f"{device}: it is the {instance.roles[ifindex].name.lower()} of {instance.name}, no local port",
+            hint="an address elsewhere is behind a VTEP: dst ADDR",
+        )
+    return slot, tunnels.segments(reader, instance).number_of(ifindex, device, vni), False
+
+
+def delete(datapath: Datapath, instance: Instance, mac: bytes, *, vid: int = 0, vni: int | None = None) -> None:
+    """Take an address out. Raises PydpError when it is not there, UsageError for a VNI that is not there."""
     with datapath.store.locked():
-        done = datapath.control(instance, [table.delete_request(mac, vid)])
+        done = datapath.control(instance, [table.delete_request(mac, _number(datapath, instance, vni) or vid)])
     if not done[0].result:
-        raise PydpError(f"{mac.hex(':')}{f' vlan {vid}' if vid else ''} is not in the FDB of {instance.name}")
+        where = f" vni {vni}" if vni is not None else f" vlan {vid}" if vid else ""
+        raise PydpError(f"{mac.hex(':')}{where} is not in the FDB of {instance.name}")
 
 
 def flush(
-    datapath: Datapath, instance: Instance, *, device: str = "", vid: int | None = None, permanent: bool = False
+    datapath: Datapath,
+    instance: Instance,
+    *,
+    device: str = "",
+    vid: int | None = None,
+    vni: int | None = None,
+    dst: str = "",
+    permanent: bool = False,
 ) -> int:
-    """Take out learned addresses (with PERMANENT those too that were added), of a port, a VLAN or all; gives how
-    many.
+    """Take out learned addresses (with PERMANENT those too that were added), of a port, a VTEP, a VLAN, a VNI or all;
+    gives how many. Raises UsageError, EbpfError.
     """
-    slot = _slot(instance, device) if device else None
+    gone = 0
     with datapath.store.locked():
-        done = datapath.control(instance, [table.flush_request(slot=slot, vid=vid, static=permanent)])
-    return int(done[0].result)
+        number = vid if vni is None else _number(datapath, instance, vni)
+        for slot, remote in _flushed(datapath, instance, device, dst, vni):
+            wanted = table.flush_request(slot=slot, vid=number, static=permanent, remote=remote)
+            gone += int(datapath.control(instance, [wanted])[0].result)
+    return gone
+
+
+def _flushed(
+    datapath: Datapath, instance: Instance, device: str, dst: str, vni: int | None
+) -> list[tuple[int | None, bool | None]]:
+    """(slot or index of a VTEP, which of the two) of all that the addresses to be flushed are behind."""
+    if dst:
+        with Reader.open(datapath) as reader:
+            return [(one.index, True) for one in tunnels.find(reader, instance, dst, vni)]
+    if not device:
+        return [(None, None)]
+    slot = _slot(instance, device)
+    if tunnels.has_segments(instance) and slot == instance.slots[underlay(instance)]:
+        return [(None, True)]
+    return [(slot, False)]
+
+
+def _number(datapath: Datapath, instance: Instance, vni: int | None) -> int | None:
+    if vni is None:
+        return None
+    with Reader.open(datapath) as reader:
+        return tunnels.segments(reader, instance).number(vni)
 
 
 def _slot(instance: Instance, device: str) -> int:
     for ifindex, name in instance.names.items():
         if name == device and ifindex in instance.slots:
             return instance.slots[ifindex]
-    raise UsageError(f"{device} is not a port of {instance.name}", hint=f"ports: {', '.join(instance.names.values())}")
+    raise UsageError(f"{device} is not a port of {instance.name}", hint=f"ports: {', '.join(port_names(instance))}")
+
+
+def port_names(instance: Instance) -> list[str]:
+    """Names of the ports that addresses can be behind."""
+    own = (ifindex for ifindex in instance.slots if instance.roles.get(ifindex) != Role.COMPANION)
+    return [instance.names[ifindex] for ifindex in own]
 
 
 assert sys.byteorder == "little", "the FDB's keys are read as little-endian numbers"

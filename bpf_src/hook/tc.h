@@ -14,6 +14,7 @@ enum hook {
 	HOOK_FLOODS = 1, /* hook_copy() works */
 	HOOK_TAG_IN_FRAME = 0, /* the outermost VLAN tag is part of the frame */
 	HOOK_HEADER_STAYS = 1, /* hook_open() and hook_close() leave the Ethernet header in front */
+	HOOK_OPENS_IP = 1, /* hook_open() and hook_close() take IP packets only, as the stack sees them */
 };
 
 static __always_inline void *hook_data(hook_ctx *ctx)
@@ -167,4 +168,11 @@ static __always_inline int hook_drop(void)
 static __always_inline int hook_redirect(hook_ctx *ctx, __u32 ifindex, bool peer)
 {
 	return peer ? bpf_redirect_peer(ifindex, 0) : bpf_redirect(ifindex, 0);
+}
+
+/* Send the frame into a device, or out of it to the next hop that the kernel finds. bcc declares the helper as it was before Linux 5.10. */
+static __always_inline int hook_turn(hook_ctx *ctx, __u32 ifindex, bool back)
+{
+	long (*redirect_neigh)(__u32 device, void *hop, int size, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+	return back ? bpf_redirect(ifindex, BPF_F_INGRESS) : redirect_neigh(ifindex, 0, 0, 0);
 }

@@ -13,6 +13,7 @@ enum hook {
 	HOOK_FLOODS = 0, /* hook_copy() works */
 	HOOK_TAG_IN_FRAME = 1, /* the outermost VLAN tag is part of the frame */
 	HOOK_HEADER_STAYS = 0, /* hook_open() and hook_close() leave the Ethernet header in front */
+	HOOK_OPENS_IP = 0, /* hook_open() and hook_close() take IP packets only, as the stack sees them */
 };
 
 static __always_inline void *hook_data(hook_ctx *ctx)
@@ -170,4 +171,10 @@ static __always_inline int hook_drop(void)
 static __always_inline int hook_redirect(hook_ctx *ctx, __u32 ifindex, bool peer)
 {
 	return bpf_redirect(ifindex, 0);
+}
+
+/* There is only one way here. */
+static __always_inline int hook_turn(hook_ctx *ctx, __u32 ifindex, bool back)
+{
+	return XDP_DROP;
 }

@@ -19,6 +19,8 @@ static __always_inline void count_verdict(__u32 stage, enum verdict verdict, __u
 /* The one exit: translate a verdict that was counted into what the hook returns. */
 static __always_inline int settle(hook_ctx *ctx, const struct packet *packet, enum verdict verdict)
 {
+	if (verdict != PASS_UNCLAIMED && verdict < CLASS_FLOOD && packet->turn)
+		return hook_turn(ctx, packet->egress, packet->turn == TURN_BACK);
 	if (verdict != PASS_UNCLAIMED && verdict < CLASS_FLOOD)
 		return hook_redirect(ctx, packet->egress, packet->peer);
 	if (packet->companion && verdict >= CLASS_PUNT && verdict < CLASS_DROP)

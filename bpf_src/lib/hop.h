@@ -53,20 +53,29 @@ static __always_inline void hop_ask(hook_ctx *ctx, struct hop *hop, const __be32
 	hop->header.middle = *(__u16 *)(fib.smac + 2) | (__u32) * (__u16 *)(fib.smac + 4) << 16;
 }
 
-/* Bring HOP up to date, and say who sends the packet. */
+/* Bring HOP up to date. That there is none yet is not kept: the next packet may find one. */
+static __always_inline void hop_renew(hook_ctx *ctx, struct hop *hop, const __be32 *remote, const __be32 *local,
+				      __u32 ifindex, const bool ipv6, __u8 protocol, __u32 now)
+{
+	if (!hop->checked)
+		hop->id = bpf_get_prandom_u32(); /* CPUs that count alike would give pieces of two packets one number */
+	if (hop->ready && now - hop->checked <= HOP_KEPT)
+		return;
+	hop_ask(ctx, hop, remote, local, ifindex, ipv6, protocol);
+	hop->checked = now ? now : 1;
+}
+
+/* Bring HOP up to date, and say who sends the packet. LAST: no other program of ours sees it after this one, whichever hook this is. */
 static __always_inline enum hop_answer hop_find(hook_ctx *ctx, struct hop *hop, const __be32 *remote,
 						const __be32 *local, __u32 ifindex, const bool ipv6, __u8 protocol,
-						__u32 now)
+						__u32 now, const bool last)
 {
-	if (now - hop->checked > HOP_KEPT || !hop->checked) {
-		hop_ask(ctx, hop, remote, local, ifindex, ipv6, protocol);
-		hop->checked = now ? now : 1;
-	}
+	hop_renew(ctx, hop, remote, local, ifindex, ipv6, protocol, now);
 	if (!hop->ready)
 		return HOP_KERNEL;
 	if (now - hop->shown <= HOP_SHOWN)
 		return HOP_READY;
-	if (HOOK_FLOODS) /* the hook that hands packets to the kernel keeps count */
+	if (last) /* whoever hands packets to the kernel keeps count */
 		hop->shown = now;
 	return HOP_KERNEL;
 }

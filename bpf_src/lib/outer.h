@@ -26,7 +26,7 @@ struct inner {
 	__u8 version; /* 4, 6, or 0 for what is not IP */
 	__u8 tos; /* or traffic class */
 	__u8 ttl; /* or hop limit */
-	__u8 df; /* must not be fragmented */
+	__u8 df; /* must not be fragmented; the kernel does not look for that behind a VLAN tag */
 	__u8 protocol; /* next header */
 };
 
@@ -41,13 +41,13 @@ static __always_inline void inner_read(hook_ctx *ctx, const struct packet *packe
 		inner->tos = ip->tos;
 		inner->ttl = ip->ttl;
 		inner->protocol = ip->protocol;
-		inner->df = !!(ip->frag_off & bpf_htons(IP_DONT_FRAGMENT));
+		inner->df = !packet->tags && ip->frag_off & bpf_htons(IP_DONT_FRAGMENT);
 	} else if (packet->ethertype == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= end) {
 		inner->version = 6;
 		inner->tos = bpf_ntohs(*(__be16 *)at) >> 4;
 		inner->ttl = ip6->hop_limit;
 		inner->protocol = ip6->nexthdr;
-		inner->df = 1;
+		inner->df = !packet->tags;
 	}
 }
 
@@ -104,25 +104,26 @@ static __always_inline void outer_write(void *at, const struct outer *outer)
 		__builtin_memcpy(&ip->daddr, outer->daddr, 16);
 		return;
 	}
-	struct iphdr *ip = at;
-	*(__be16 *)at = bpf_htons(0x4500 | outer->tos);
-	ip->tot_len = bpf_htons(outer->payload + 20);
-	ip->id = bpf_htons(outer->id);
-	ip->frag_off = outer->df ? bpf_htons(IP_DONT_FRAGMENT) : 0;
-	ip->ttl = outer->ttl;
-	ip->protocol = outer->protocol;
-	ip->check = 0;
-	ip->saddr = outer->saddr[0];
-	ip->daddr = outer->daddr[0];
-	ip->check = ~checksum_fold(checksum_ipv4(ip));
+	/* In registers, and in few stores: reading back words for the checksum that were written in parts would cost more than all else. */
+	__be32 words[5] = {
+		bpf_htonl(0x45 << 24 | (__u32)outer->tos << 16 | (__u16)(outer->payload + 20)),
+		bpf_htonl((__u32)outer->id << 16 | (outer->df ? IP_DONT_FRAGMENT : 0)),
+		bpf_htonl((__u32)outer->ttl << 24 | (__u32)outer->protocol << 16),
+		outer->saddr[0],
+		outer->daddr[0],
+	};
+	__u16 check = ~checksum_fold((__u64)words[0] + words[1] + words[2] + words[3] + words[4]);
+	*(__u64 *)at = words[0] | (__u64)words[1] << 32;
+	*(__u64 *)(at + 8) = words[2] | (__u32)check << 16 | (__u64)words[3] << 32;
+	*(__be32 *)(at + 16) = words[4];
 }
 
-/* The length that counts for the MTU of the path: of one piece, from the inner IP header on. */
+/* The length that counts for the MTU of the path: of one piece, from behind the inner Ethernet header on, tags included. */
 static __always_inline __u32 inner_length(hook_ctx *ctx, const struct packet *packet, const struct inner *inner)
 {
 	__u32 size = hook_gso_size(ctx);
 	if (!size)
-		return packet->length - packet->network;
+		return packet->length - ETH_HLEN;
 	void *at = hook_data(ctx) + packet->network, *end = hook_data_end(ctx);
 	__u32 header = inner->version == 6 ? 40 : 20;
 	__u8 *tcp = at + header;

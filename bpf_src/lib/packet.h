@@ -58,6 +58,13 @@ struct packet {
 	__u32 egress; /* set by a stage: device to leave by */
 	__u32 peer; /* set by a stage: that device's peer may be handed the frame at once */
 	__u32 companion; /* set by a stage that punts: device of the kernel that is to go on with it, not the stack */
+	__u32 turn; /* set by a stage: enum turn */
+};
+
+/* Other ways to leave than out of the device that a stage names, on tc only. */
+enum turn {
+	TURN_BACK = 1, /* into that device, as if it had come in there */
+	TURN_ROUTED = 2, /* out of it, to the next hop that the kernel finds */
 };
 
 /* An Ethernet header in registers. */

@@ -16,12 +16,13 @@ static __always_inline __u64 table_hash(__u64 key)
 	return hash ^ (hash >> 29);
 }
 
-/* A key from an address and a number: all of an IPv4 address, a hash of an IPv6 one, which has to be compared with what is found. */
+/* A key from an address and a number: all of an IPv4 address, a hash of an IPv6 one, which has to be compared with what is found. Each
+ * part is mixed before the next one meets it: addresses that count up, and numbers that do, must not cancel each other. */
 static __always_inline __u64 table_key(const __be32 *address, __u32 number, const bool ipv6)
 {
 	__u64 key = address[0] | (__u64)number << 32;
 	if (ipv6)
-		key = table_hash(key ^ table_hash(address[1] | (__u64)address[2] << 32) ^ (__u64)address[3] << 17);
+		key = table_hash(table_hash(table_hash(address[1] | (__u64)address[2] << 32) ^ key) ^ address[3]);
 	return key | 1ULL << 63;
 }
 

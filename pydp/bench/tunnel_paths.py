@@ -22,7 +22,7 @@ _AGEING = 3600  # s: longer than a run
 class TunnelPath:
     """One way. ``build`` makes it on two nodes, joined directly. A way that does not ``encapsulate`` sends on what it
     gets, from node 0 only; ``polls`` says that node 0 has XDP programs, and so takes frames of the generator as they
-    are.
+    are; ``bare`` ones decide nothing, so that there is nothing to be learned.
     """
 
     name: str
@@ -30,6 +30,7 @@ class TunnelPath:
     build: Callable[[Nodes, ExitStack], object]
     encapsulates: bool = True
     polls: bool = False
+    bare: bool = False
 
 
 def make_nodes(path: TunnelPath, stack: ExitStack, *, xdp: bool = False, routed: bool = False) -> Nodes:
@@ -63,7 +64,14 @@ def pydp_ipip() -> TunnelPath:
 def bare(how: str) -> TunnelPath:
     """XDP on node 0 that sends everything on, as it is, between the container's port and the underlay."""
     title = {"redirect": "bare XDP bpf_redirect", "devmap": "bare XDP redirect_map"}[how]
-    return TunnelPath(how, title, functools.partial(_bare, program=f"limit_{how}"), encapsulates=False, polls=True)
+    return TunnelPath(how, title, functools.partial(_bare, program=f"limit_{how}"), encapsulates=False, polls=True, bare=True)
+
+
+def bare_tunnel(kind: str, way: str) -> TunnelPath:
+    """XDP that sends everything on with the bytes of a tunnel of that KIND added (WAY "in") or taken off ("out")."""
+    title = f"bare XDP that {'adds' if way == 'in' else 'takes off'} as many bytes"
+    build = functools.partial(_bare, program=f"limit_{kind}_{way}")
+    return TunnelPath("bytes", title, build, polls=True, bare=True)
 
 
 def check_answers(nodes: Nodes) -> None:

@@ -92,7 +92,7 @@ def _take_frames(path: TunnelPath, ns: Namespace, dev: str) -> None:
 
 def _announce(path: TunnelPath, nodes: Nodes, near_side: int, far_side: int) -> None:
     """Have the tunnel learn where the addresses of both sides are: those of the far one through the tunnel."""
-    if not path.encapsulates:
+    if path.bare:
         return
     tunnel_paths.check_answers(nodes)
     near, far = nodes.containers
@@ -102,7 +102,7 @@ def _announce(path: TunnelPath, nodes: Nodes, near_side: int, far_side: int) -> 
 
 def _find_neighbours(path: TunnelPath, nodes: Nodes) -> None:
     """Have node 0 find its container and node 1: nobody else asks for them here."""
-    if path.encapsulates:
+    if not path.bare:
         near, far = nodes.nodes
         for address in (near.containers[0].address4, far.address4):
             ping(near.ns, address, count=1)
@@ -114,8 +114,9 @@ _BARE_NAMES = tuple(path.name for path in _BARE)
 _VXLAN = (
     Comparison("pydp", ("kernel",), Target(3.0)),
     Comparison("pydp", _BARE_NAMES, Target(0.82)),
+    Comparison("pydp", ("bytes",)),
 )
-_IPIP = (Comparison("pydp", _BARE_NAMES, Target(0.85)),)
+_IPIP = (Comparison("pydp", _BARE_NAMES, Target(0.85)), Comparison("pydp", ("bytes",)))
 _TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc"))
 
 TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
@@ -123,7 +124,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         name="vxlan-xdp-encap-64",
         title="VXLAN, XDP, 64-byte packets into the tunnel, 256 FDB entries",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((_KERNEL, _XDP, *_BARE), vxlan_encap),
+        paths=on_nodes((_KERNEL, _XDP, *_BARE, tunnel_paths.bare_tunnel("vxlan", "in")), vxlan_encap),
         comparisons=_VXLAN,
         full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
     ),
@@ -131,7 +132,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         name="vxlan-xdp-decap-64",
         title="VXLAN, XDP, 64-byte packets out of the tunnel, 256 FDB entries",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((_KERNEL, _XDP, *_BARE), vxlan_decap),
+        paths=on_nodes((_KERNEL, _XDP, *_BARE, tunnel_paths.bare_tunnel("vxlan", "out")), vxlan_decap),
         comparisons=_VXLAN,
         full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
     ),
@@ -158,7 +159,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         name="ipip-xdp-encap-64",
         title="IPIP, XDP, 64-byte packets into the tunnel, one peer",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE), ipip_encap),
+        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE, tunnel_paths.bare_tunnel("ipip", "in")), ipip_encap),
         comparisons=_IPIP,
         full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
     ),
@@ -166,7 +167,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         name="ipip-xdp-decap-64",
         title="IPIP, XDP, 64-byte packets out of the tunnel, one peer",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE), ipip_decap),
+        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE, tunnel_paths.bare_tunnel("ipip", "out")), ipip_decap),
         comparisons=_IPIP,
         full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
     ),

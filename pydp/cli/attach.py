@@ -18,10 +18,10 @@ _SHOWN = 8  # ports named in the line about an attach
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("interfaces", nargs="*", metavar="IFACE", help="port, or the kernel bridge to adopt")
+    parser.add_argument("interfaces", nargs="*", metavar="IFACE", help="port, bridge to adopt, or underlay of tunnels")
     parser.add_argument("--mode", metavar="MODE", help=f"what to attach: {', '.join(MODES)}")
     parser.add_argument(
-        "--name", metavar="NAME", help="name of the instance (default: of the bridge adopted, or the mode)"
+        "--name", metavar="NAME", help="name of the instance (default: of the device adopted, or the mode)"
     )
     parser.add_argument(
         "--hook", choices=HOOKS, help="where to take frames (default: auto, which says what it chose and why)"
@@ -32,14 +32,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be attached")
     parser.add_argument("-v", "--verbose", action="store_true", help="on error, the compiler's or verifier's whole log")
     parser.add_argument("-j", "--json", action="store_true", help="show the result as JSON")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that several modes have are one flag, in the group of the first of them."""
+    texts: dict[str, list[str]] = {}
+    for mode in MODES.values():
+        defaults = mode.Options()
+        for one in options_of(mode.Options):
+            text = _help(one, getattr(defaults, one.key))
+            known = texts.setdefault(one.key, [text])
+            if text not in known:
+                known.append(f"of mode {mode.name}: {text}")
     taken = set[str]()
     for mode in MODES.values():
         group = parser.add_argument_group(f"options of mode {mode.name}")
-        defaults = mode.Options()
         for one in options_of(mode.Options):
             if one.key not in taken and one.kind != "tables":
-                _add(group, one, getattr(defaults, one.key))
+                _add(group, one, "; ".join(texts[one.key]))
             taken.add(one.key)
+
+
+def _help(one: Option, default: Any) -> str:
+    told = default in (None, False, (), "") or "(default" in one.help
+    return one.help if told else f"{one.help} (default: {default})"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,8 +88,7 @@ def _dest(key: str) -> str:
     return f"option_{key}"
 
 
-def _add(group: Any, one: Option, default: Any) -> None:
-    text = one.help if default in (None, False, ()) else f"{one.help} (default: {default})"
+def _add(group: Any, one: Option, text: str) -> None:
     about: dict[str, Any] = {"dest": _dest(one.key), "help": text.replace("%", "%%"), "default": None}
     if one.kind == "flag":
         group.add_argument(one.flag, action=argparse.BooleanOptionalAction, **about)
@@ -95,12 +111,12 @@ def _refuse_foreign(datapath: Datapath, instance: Instance) -> None:
 
 
 def _show(instance: Instance, action: str, *, as_json: bool, dry_run: bool) -> None:
-    from pydp.cli.session import document
+    from pydp.cli.session import document, own_ports
 
     if as_json:
         show_json({"action": action, "dry_run": dry_run, "instance": document(instance)})
         return
-    names = list(instance.names.values())
+    names = [instance.names[ifindex] for ifindex in own_ports(instance)]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     ports = f"{plural(len(names), 'port')} ({' '.join(names[:_SHOWN])}{more})"
     print(printable(f"{instance.name}: {action}, mode {instance.mode}, {ports}"))

@@ -2,7 +2,7 @@
 """`pydp fdb`: the words and columns are those of bridge(8).
 
 States mean what they mean there: none for what was learned, `static` for what was added (does not age, does not move by
-itself), `permanent` for addresses of this host.
+itself), `permanent` for addresses of this host. What is behind a VTEP has `dst`, and the underlay for its device.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Keywords of bridge(8) that change nothing here: every entry is the bridge's, and what is added is static.
 _UNDERSTOOD = ("master", "static")
+_HOW = "pydp fdb add MAC dev DEV [vlan N], or of mode vxlan MAC dev DEV|dst VTEP [vni N]"
 _OTHERS = {
     "permanent": "in bridge(8) that is an address of this host; what is added here is static",
     "local": "an address of this host comes with its interface; what is added here is static",
@@ -31,12 +32,13 @@ _OTHERS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="show|add|del|flush")
-    parser.set_defaults(action=_show, words=[], name="", dev="", vlan=None, json=False)
+    parser.set_defaults(action=_show, words=[], name="", dev="", dst="", vlan=None, vni=None, json=False)
+    where = "[dev DEV|dst VTEP] [vlan N|vni N]"
     for name, action, metavar, text in (
-        ("show", _show, "[dev DEV] [vlan N]", "show addresses, as `bridge fdb` does"),
-        ("add", _add, "MAC dev DEV [vlan N] [sticky]", "enter a static address"),
-        ("del", _del, "MAC [dev DEV] [vlan N]", "take an address out"),
-        ("flush", _flush, "[dev DEV] [vlan N]", "take learned addresses out"),
+        ("show", _show, where, "show addresses, as `bridge fdb` does"),
+        ("add", _add, "MAC dev DEV|dst VTEP [vlan N|vni N] [sticky]", "enter a static address"),
+        ("del", _del, f"MAC {where}", "take an address out"),
+        ("flush", _flush, where, "take learned addresses out"),
     ):
         one = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         one.set_defaults(action=action)
@@ -45,9 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_flags(one: argparse.ArgumentParser, name: str, metavar: str) -> None:
     one.add_argument("words", nargs="*", metavar=metavar, help="in the words of bridge(8), or with the flags below")
-    one.add_argument("--name", default="", metavar="NAME", help="instance (needed where there are several bridges)")
+    one.add_argument("--name", default="", metavar="NAME", help="instance (needed where several have an FDB)")
     one.add_argument("--dev", default="", metavar="DEV", help="port")
-    one.add_argument("--vlan", metavar="N", help="VLAN id")
+    one.add_argument("--dst", default="", metavar="VTEP", help="of mode vxlan: address of a VTEP")
+    one.add_argument("--vlan", metavar="N", help="of mode bridge: VLAN id")
+    one.add_argument("--vni", metavar="N", help="of mode vxlan: VXLAN network identifier")
     if name == "show":
         one.add_argument("-j", "--json", action="store_true", help=f"show JSON (version {VERSION})")
         return
@@ -69,11 +73,11 @@ def _parse(args: argparse.Namespace, *, flags: Sequence[str] = (), mac: bool = F
 
     words = list(args.words)
     if mac and not words:
-        raise UsageError("MAC: which address?", hint="pydp fdb add MAC dev DEV [vlan N]")
+        raise UsageError("MAC: which address?", hint=_HOW)
     address = parse_mac(words.pop(0)) if mac else b""
     while words:
         word = words.pop(0)
-        if word in ("dev", "brport", "vlan", "br"):
+        if word in ("dev", "brport", "dst", "vlan", "vni", "br"):
             if not words:
                 raise UsageError(f"{word}: nothing follows it")
             key = {"brport": "dev", "br": "name"}.get(word, word)
@@ -84,16 +88,32 @@ def _parse(args: argparse.Namespace, *, flags: Sequence[str] = (), mac: bool = F
             raise UsageError(f"{word}: {_OTHERS[word]}")
         elif word not in _UNDERSTOOD:
             raise UsageError(f"{word}: not understood", hint="pydp fdb --help")
-    args.vlan = _vlan(args.vlan)
+    args.vlan = _number("vlan", args.vlan, 4094)
+    args.vni = _number("vni", args.vni, (1 << 24) - 1)
+    if args.dev and args.dst:
+        raise UsageError("--dev and --dst: an address is behind a port or behind a VTEP, not both")
     return address
 
 
-def _vlan(text: str | None) -> int | None:
+def _number(key: str, text: str | None, highest: int) -> int | None:
     if text is None:
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= 4094:
-        raise UsageError(f"--vlan {text}: VLAN ids are 1 to 4094")
+    if not text.isdecimal() or not 1 <= int(text) <= highest:
+        raise UsageError(f"--{key} {text}: not a number from 1 to {highest}")
     return int(text)
+
+
+def _refuse_words_of_others(args: argparse.Namespace, instance: Instance) -> None:
+    """VLANs are for bridges, VNIs and VTEPs for mode vxlan. Raises UsageError."""
+    from pydp.tunnels import has_segments
+
+    if has_segments(instance):
+        if args.vlan is not None:
+            raise UsageError(f"--vlan {args.vlan}: {instance.name} is of mode vxlan and has VNIs", hint="--vni N")
+    elif args.vni is not None:
+        raise UsageError(f"--vni {args.vni}: {instance.name} is of mode {instance.mode} and has VLANs", hint="--vlan N")
+    elif args.dst:
+        raise UsageError(f"--dst {args.dst}: {instance.name} is of mode {instance.mode} and has no VTEPs", hint=_HOW)
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -110,8 +130,12 @@ def _show(args: argparse.Namespace) -> int:
 def _entry(row: FdbRow, master: str) -> dict[str, Any]:
     """An entry in the shape of `bridge -j fdb`, and for learned ones the seconds since a frame came from it."""
     found: dict[str, Any] = {"mac": row.mac.hex(":"), "ifname": row.device or master}
+    if row.dst:
+        found["dst"] = row.dst
     if row.vid:
         found["vlan"] = row.vid
+    if row.vni is not None:
+        found["vni"] = row.vni
     found |= {"flags": ["sticky"] if row.sticky else [], "master": master}
     found["state"] = "permanent" if row.local else "static" if row.permanent else ""
     if not row.permanent:
@@ -121,8 +145,9 @@ def _entry(row: FdbRow, master: str) -> dict[str, Any]:
 
 def _line(one: dict[str, Any]) -> str:
     words = [one["mac"], "dev", one["ifname"]]
-    if "vlan" in one:
-        words += ["vlan", str(one["vlan"])]
+    for key in ("dst", "vlan", "vni"):
+        if key in one:
+            words += [key, str(one[key])]
     return printable(" ".join([*words, *one["flags"], "master", one["master"], *one["state"].split()]))
 
 
@@ -131,16 +156,29 @@ def _add(args: argparse.Namespace) -> int:
     from pydp.datapath import Datapath
 
     mac = _parse(args, flags=("sticky",), mac=True)
-    if not args.dev:
-        raise UsageError("dev: behind which port?", hint="pydp fdb add MAC dev DEV [vlan N]")
+    if not args.dev and not args.dst:
+        raise UsageError("dev: behind which port?", hint=_HOW)
     with _open(args) as (reader, instance):
-        vids = _vids(fdb.vlans(reader, instance, args.dev), args)
-    for vid in vids:
+        places = _places(reader, instance, args)
+    for place in places:
         if args.dry_run:
-            _would(f"{mac.hex(':')} dev {args.dev}{f' vlan {vid}' if vid else ''}", "added to", instance)
+            words = "".join(f" {key} {value}" for key, value in place.items() if value)
+            _would(f"{mac.hex(':')}{words}", "added to", instance)
         else:
-            fdb.add(Datapath(), instance, mac, args.dev, vid=vid, sticky=args.sticky)
+            given = {{"dev": "device", "vlan": "vid"}.get(key, key): value for key, value in place.items()}
+            fdb.add(Datapath(), instance, mac, sticky=args.sticky, **given)
     return 0
+
+
+def _places(reader: Reader, instance: Instance, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Where an address is to be entered, in words: in one or several VLANs, or in a VNI."""
+    from pydp import fdb
+    from pydp.tunnels import has_segments, segments
+
+    if not has_segments(instance):
+        return [{"dev": args.dev, "vlan": vid} for vid in _vids(fdb.vlans(reader, instance, args.dev), args)]
+    _, number, _ = fdb.find_place(reader, instance, args.dev, args.dst, args.vni)
+    return [{"dev": args.dev, "dst": args.dst, "vni": segments(reader, instance).vnis[number]}]
 
 
 def _vids(members: list[int] | None, args: argparse.Namespace) -> list[int]:
@@ -165,13 +203,15 @@ def _del(args: argparse.Namespace) -> int:
     with _open(args) as (reader, instance):
         rows = [row for row in _chosen_rows(reader, instance, args) if row.mac == mac]
     if not rows:
-        where = "".join(f" {key} {value}" for key, value in (("dev", args.dev), ("vlan", args.vlan)) if value)
+        given = ((key, getattr(args, key)) for key in ("dev", "dst", "vlan", "vni"))
+        where = "".join(f" {key} {value}" for key, value in given if value)
         raise PydpError(f"{mac.hex(':')}{where} is not in the FDB of {instance.name}")
     for row in rows:
         if args.dry_run:
-            _would(f"{mac.hex(':')}{f' vlan {row.vid}' if row.vid else ''}", "deleted from", instance)
+            where = f" vni {row.vni}" if row.vni is not None else f" vlan {row.vid}" if row.vid else ""
+            _would(f"{mac.hex(':')}{where}", "deleted from", instance)
         else:
-            fdb.delete(Datapath(), instance, mac, vid=row.vid)
+            fdb.delete(Datapath(), instance, mac, vid=row.vid, vni=row.vni)
     return 0
 
 
@@ -186,7 +226,9 @@ def _flush(args: argparse.Namespace) -> int:
         going = [row for row in rows if not row.owned and not row.local and (args.static or not row.permanent)]
         _would(plural(len(going), "address"), "deleted from", instance)
     else:
-        gone = fdb.flush(Datapath(), instance, device=args.dev, vid=args.vlan, permanent=args.static)
+        gone = fdb.flush(
+            Datapath(), instance, device=args.dev, vid=args.vlan, vni=args.vni, dst=args.dst, permanent=args.static
+        )
         print(f"{plural(gone, 'address')} deleted from {instance.name}")
     return 0
 
@@ -200,19 +242,25 @@ def _open(args: argparse.Namespace) -> Iterator[tuple[Reader, Instance]]:
 
     name = fdb.instance_of(Datapath(), args.name).name
     with reading() as reader:
-        yield reader, chosen(reader, name)[0]
+        instance = chosen(reader, name)[0]
+        _refuse_words_of_others(args, instance)
+        yield reader, instance
 
 
 def _chosen_rows(reader: Reader, instance: Instance, args: argparse.Namespace) -> list[FdbRow]:
-    """The addresses at the port and in the VLAN asked for."""
-    from pydp import fdb
+    """The addresses at the port, behind the VTEP, in the VLAN or VNI asked for. Raises UsageError, EbpfError."""
+    from pydp import fdb, tunnels
 
-    if args.dev and args.dev not in instance.names.values():
-        ports = ", ".join(instance.names.values())
-        raise UsageError(f"{args.dev} is not a port of {instance.name}", hint=f"ports: {ports}")
+    ports = fdb.port_names(instance)
+    if args.dev and args.dev not in ports:
+        raise UsageError(f"{args.dev} is not a port of {instance.name}", hint=f"ports: {', '.join(ports)}")
+    if args.vni is not None:
+        tunnels.segments(reader, instance).number(args.vni)
+    dst = tunnels.find(reader, instance, args.dst, args.vni)[0].remote if args.dst else ""
     return [
         row for row in fdb.rows(reader, instance)
-        if args.dev in ("", row.device) and args.vlan in (None, row.vid)
+        if args.dev in ("", row.device) and dst in ("", row.dst)
+        and args.vlan in (None, row.vid) and args.vni in (None, row.vni)
     ]  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def document(one: Instance) -> dict[str, Any]:
         "why": one.why,
         "hooks": list(one.all_hooks),
         "adopted": name_now(one.adopted, f"if{one.adopted}") if one.adopted else None,
+        "companion": name_now(one.companion, one.names.get(one.companion, "")) or None,
         "counters": one.counters,
         "options": dict(one.options),
         "created": one.created,
@@ -77,3 +78,25 @@ def document(one: Instance) -> dict[str, Any]:
             for ifindex, slot in one.slots.items()
         ],
     }
+
+
+def own_ports(one: Instance) -> list[int]:
+    """The ports that an instance was given: all but the device that was made for it."""
+    return [ifindex for ifindex in one.slots if one.roles.get(ifindex) != Role.COMPANION]
+
+
+def tunnel_documents(reader: Reader, one: Instance) -> list[dict[str, Any]]:
+    """The VTEPs or peers of an instance with what went each way, for JSON."""
+    from pydp.tunnels import has_segments, tunnels
+
+    number = "vni" if has_segments(one) else "key"
+    return [
+        {
+            number: each.vni,
+            "remote": each.remote,
+            "group": each.group,
+            "sent": {"packets": each.sent_packets, "bytes": each.sent_bytes},
+            "received": {"packets": each.received_packets, "bytes": each.received_bytes},
+        }
+        for each in tunnels(reader, one)
+    ]

@@ -15,7 +15,7 @@ from pydp.cli.output import VERSION, paint, printable, show_json, si, table
 if TYPE_CHECKING:
     from pydp.datapath import Instance, Reader
 
-Key = tuple[str, int, str, str, str]  # instance, ifindex, hook, kind, reason
+Key = tuple[object, ...]  # what tells a counter from others
 Counts = Mapping[Key, tuple[int, int]]  # packets, bytes
 _COLOURS = {"drop": "red", "punt": "yellow"}
 
@@ -60,7 +60,9 @@ def _read(name: str) -> list[dict[str, Any]]:
 
 
 def _document(reader: Reader, instance: Instance) -> dict[str, Any]:
-    """The verdicts of an instance, and what mode count counted by kind, for JSON."""
+    """The verdicts of an instance, what went through its tunnels, and what mode count counted by kind, for JSON."""
+    from pydp.tunnels import has_tunnels
+
     members = ("device", "ifindex", "hook", "kind", "reason", "what", "packets", "bytes")
     own = [one for one in reader.verdicts() if one.instance == instance.name]
     found = {
@@ -70,8 +72,22 @@ def _document(reader: Reader, instance: Instance) -> dict[str, Any]:
         "counters": instance.counters,
         "verdicts": [{member: getattr(one, member) for member in members} for one in own],
     }
+    if has_tunnels(instance):
+        found["tunnels"] = _tunnels(reader, instance)
     if "count_kinds" in instance.maps:
         found["kinds"] = _kinds(reader, instance)
+    return found
+
+
+def _tunnels(reader: Reader, instance: Instance) -> list[dict[str, Any]]:
+    """Packets to and from each VTEP or peer that had any."""
+    from pydp.cli.session import tunnel_documents
+
+    found = []
+    for one in tunnel_documents(reader, instance):
+        ways = {"send": one.pop("sent"), "receive": one.pop("received")}
+        del one["group"]
+        found += [{**one, "direction": way, **counted} for way, counted in ways.items() if counted["packets"]]
     return found
 
 
@@ -103,11 +119,20 @@ def _text(one: dict[str, Any], before: Counts | None = None, seconds: float = 1.
         for row in one["verdicts"]
     ]
     kinds = [(row["device"], row["kind"], *_numbers(one, row, before, seconds)) for row in one.get("kinds", ())]
+    number, end = ("vni", "VTEP") if one["mode"] == "vxlan" else ("key", "PEER")
+    ends = one.get("tunnels", ())
+    numbered = any(row[number] is not None for row in ends)
+    tunnels = [
+        (*([row[number]] if numbered else []), row["remote"], row["direction"], *_numbers(one, row, before, seconds))
+        for row in ends
+    ]
+    names = (*([number.upper()] if numbered else []), end, "DIRECTION")
     numbers = ("PACKETS", "BYTES", "MEANING") if before is None else ("PACKETS/S", "BITS/S", "PACKETS", "BYTES")
     right = [name for name in numbers if name != "MEANING"]
     parts = (
         _title(one, empty=not (verdicts or kinds)),
         table(("PORT", "HOOK", "VERDICT", "REASON", *numbers), verdicts, right=right),
+        table((*names, *right), tunnels, right=(number.upper(), *right)),
         table(("PORT", "KIND", *numbers), kinds, right=right),
     )
     return "\n".join(filter(None, parts))
@@ -125,7 +150,7 @@ def _kind(kind: str) -> str:
 def _numbers(one: dict[str, Any], row: dict[str, Any], before: Counts | None, seconds: float) -> tuple[object, ...]:
     packets, size = row["packets"], row["bytes"]
     if before is None:
-        return packets, size, row["what"]
+        return (packets, size, row["what"]) if "what" in row else (packets, size)
     earlier = before.get(_key(one, row), (0, 0))
     # Counters begin anew when an instance is detached and attached again in between.
     rates = [max(now - then, 0) / seconds for now, then in zip((packets, size), earlier, strict=True)]
@@ -148,9 +173,10 @@ def _watch(name: str, seconds: float) -> int:
 
 
 def _counts(found: list[dict[str, Any]]) -> Counts:
-    rows = ((one, row) for one in found for row in (*one["verdicts"], *one.get("kinds", ())))
+    rows = ((one, row) for one in found for row in (*one["verdicts"], *one.get("kinds", ()), *one.get("tunnels", ())))
     return {_key(one, row): (row["packets"], row["bytes"]) for one, row in rows}
 
 
 def _key(one: dict[str, Any], row: dict[str, Any]) -> Key:
-    return (one["name"], row["ifindex"], row.get("hook", ""), row["kind"], row.get("reason", ""))
+    names = ("ifindex", "hook", "kind", "reason", "vni", "key", "remote", "direction")
+    return (one["name"], *(row.get(name) for name in names))

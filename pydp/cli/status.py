@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydp.cli.output import VERSION, paint, plural, printable, show_json, table
@@ -11,6 +12,8 @@ from pydp.cli.output import VERSION, paint, plural, printable, show_json, table
 if TYPE_CHECKING:
     from pydp.datapath import Instance, Reader
 
+_SHOWN = 32  # tunnels in the text; --json has all
+_WAYS = ("SENT", "BYTES SENT", "RECEIVED", "BYTES RECEIVED")
 KINDS = ("forward", "flood", "punt", "drop", "pass")  # of verdicts, in the order shown
 
 
@@ -34,8 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(reader: Reader, instance: Instance) -> dict[str, Any]:
-    """Everything about an instance, for JSON: what it is, its ports with their programs, packets by kind, fills."""
-    from pydp.cli.session import document, is_here
+    """Everything about an instance, for JSON: what it is, its ports with their programs, packets by kind, fills, and
+    its tunnels.
+    """
+    from pydp.cli.session import document, is_here, tunnel_documents
+    from pydp.tunnels import has_segments, has_tunnels
 
     runs = reader.programs()
     found = document(instance)
@@ -56,7 +62,21 @@ def describe(reader: Reader, instance: Instance) -> dict[str, Any]:
     ]
     if "fdb" in instance.maps:
         found["fdb"] = _fdb(reader, instance)
+    if has_segments(instance):
+        found["segments"] = _segments(reader, instance)
+    if has_tunnels(instance):
+        found["tunnels"] = tunnel_documents(reader, instance)
     return found
+
+
+def _segments(reader: Reader, instance: Instance) -> list[dict[str, Any]]:
+    from pydp.tunnels import segments
+
+    found = segments(reader, instance)
+    return [
+        {"vni": vni, "ports": [instance.names[ifindex] for ifindex, mine in found.ports.items() if mine == number]}
+        for number, vni in found.vnis.items()
+    ]
 
 
 def _packets(reader: Reader, instance: Instance) -> dict[str, dict[str, int]]:
@@ -84,10 +104,14 @@ def _fdb(reader: Reader, instance: Instance) -> dict[str, Any]:
 
 def _text(one: dict[str, Any]) -> str:
     adopted = f", adopts {one['adopted']}" if one["adopted"] else ""
+    ports = [port for port in one["ports"] if port["role"] != "companion"]
     lines = [
-        f"{paint(printable(one['name']), 'bold')}: mode {one['mode']}{adopted}, {plural(len(one['ports']), 'port')}",
+        f"{paint(printable(one['name']), 'bold')}: mode {one['mode']}{adopted}, {plural(len(ports), 'port')}",
         f"  hook {one['hook']}: {printable(one['why'])}",
     ]
+    if one["companion"]:
+        use = "routes are looked up by it" if one["adopted"] else "sends and takes what is left to the kernel"
+        lines.append(f"  companion {printable(one['companion'])}: {use}")
     if one["counters"]:
         lines.append("  packets: " + ", ".join(f"{kind} {one['packets'][kind]['packets']}" for kind in one["packets"]))
     else:
@@ -95,13 +119,38 @@ def _text(one: dict[str, Any]) -> str:
     if "fdb" in one:
         lines.append("  " + _fdb_line(one["fdb"]))
     lines += [f"  map {each['map']}: {each['entries']} of {each['max_entries']} entries" for each in one["maps"]]
+    lines += [_ports_table(one["ports"]), *_tunnel_tables(one)]
+    return "\n".join(filter(None, lines))
+
+
+def _ports_table(ports: list[dict[str, Any]]) -> str:
+    """With a column of roles where ports differ in it."""
+    roles = any(port["role"] != "port" for port in ports)
     rows = [
-        (port["device"], program["hook"], program["id"], _state(program["state"]))
-        for port in one["ports"]
+        (port["device"], *([port["role"]] if roles else []), program["hook"], program["id"], _state(program["state"]))
+        for port in ports
         for program in port["programs"]
     ]
-    lines.append(table(("PORT", "HOOK", "PROGRAM", "STATE"), rows, right=("PROGRAM",), indent="  "))
-    return "\n".join(lines)
+    headers = ("PORT", *(["ROLE"] if roles else []), "HOOK", "PROGRAM", "STATE")
+    return table(headers, rows, right=("PROGRAM",), indent="  ")
+
+
+def _tunnel_tables(one: dict[str, Any]) -> Iterator[str]:
+    """VNIs with their ports, and the other ends with packets and bytes each way."""
+    segments = [(each["vni"], " ".join(each["ports"])) for each in one.get("segments", ())[:_SHOWN]]
+    yield table(("VNI", "PORTS"), segments, right=("VNI",), indent="  ")
+    tunnels, vxlan = one.get("tunnels", ()), one["mode"] == "vxlan"
+    number = "vni" if vxlan else "key"
+    numbered = any(each[number] is not None for each in tunnels)
+    rows = [
+        (*([each[number]] if numbered else []), each["remote"], *each["sent"].values(), *each["received"].values())
+        for each in tunnels[:_SHOWN]
+    ]
+    headers = (*([number.upper()] if numbered else []), "VTEP" if vxlan else "PEER", *_WAYS)
+    yield table(headers, rows, right=(number.upper(), *_WAYS), indent="  ")
+    for shown, noun in ((one.get("segments", ()), "VNI"), (tunnels, "VTEP" if vxlan else "peer")):
+        if len(shown) > _SHOWN:
+            yield f"  and {plural(len(shown) - _SHOWN, noun)} more: --json has all"
 
 
 def _fdb_line(one: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ebpf.attach import has_qdisc, holders, kind_of
 from ebpf.errors import EbpfError
@@ -33,10 +34,13 @@ from pydp.kernel import (
     read_fdb,
     read_vxlan_fdb,
 )
+from pydp.model import Route
 from pydp.modes import MODES, mode_of
 from pydp.modes import base as modes
 from pydp.modes.base import Context, Role, Target
 from pydp.options import parse_options
+
+Name = TypeVar("Name", int, str)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
@@ -88,8 +92,9 @@ class Datapath:
         """What an attach would make, and what it would replace. Raises PydpError, EbpfError. Changes nothing."""
         alive = _without_dead(self.store, self.read())
         plan = self._plan(request, alive, View.read())
-        instance, _ = _with_contents(plan.instance, plan.context)
-        return instance, alive.instances.get(instance.name)
+        before = alive.instances.get(plan.instance.name)
+        instance, _ = _with_contents(plan.instance, plan.context, before)
+        return instance, before
 
     def attach(self, request: Request) -> Instance:
         """Attach, or replace the instance of the same name. Raises PydpError, EbpfError; then all is as before."""
@@ -100,7 +105,7 @@ class Datapath:
             plan = self._plan(request, alive, view)
             with companions.kept(self.store):
                 instance, context = companions.with_companion(plan.instance, plan.context)
-                instance, context = _with_contents(instance, context)
+                instance, context = _with_contents(instance, context, alive.instances.get(instance.name))
                 new = replace(alive, instances={**alive.instances, instance.name: instance})
                 new = replace(new, settings=_merged(_still_needed(old, new), _settings(instance, plan.devices, old)))
                 done = change.Change(self.store, old, alive, new, lambda _: context).run()
@@ -193,6 +198,7 @@ class Datapath:
             _with_fdb(Context(view, instance.target, slots, instance.hook)),
             defaults=read_defaults(),
             companion=instance.companion,
+            numbers=instance.numbers,
         )
         # Ports that vanished meanwhile must not keep the rest from being recovered: what is not asked is learned again.
         with contextlib.suppress(EbpfError, PydpError):
@@ -208,9 +214,10 @@ def _instance_name(request: Request, target: Target, old: State, view: View) -> 
     else:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", view.name(target.adopted)) if target.adopted else request.mode
         before = old.instances.get(name)
-        if before and (before.mode != request.mode or set(before.slots) != set(target.ports)) and not target.adopted:
+        ports = [ifindex for ifindex in before.slots if ifindex != before.companion] if before else []
+        if before and (before.mode != request.mode or set(ports) != set(target.ports)) and not target.adopted:
             raise UsageError(
-                f"there is an instance {name} already, on {', '.join(before.names.values())}",
+                f"there is an instance {name} already, on {', '.join(before.names[ifindex] for ifindex in ports)}",
                 hint=f"--name OTHER makes another one, --name {name} changes this one",
             )
     before = old.instances.get(name)
@@ -253,10 +260,14 @@ def _choice(request: Request, name: str, old: State, target: Target, devices: Ma
     return choose([devices[ifindex] for ifindex in target.ports], request.hook)
 
 
-def _with_contents(instance: Instance, context: Context) -> tuple[Instance, Context]:
+def _with_contents(instance: Instance, context: Context, before: Instance | None) -> tuple[Instance, Context]:
     """The instance with what its mode makes of all that is known now. Raises PydpError, OSError."""
     mode, options = MODES[instance.mode], dict_options(instance)
     context = replace(_with_fdb(context), defaults=read_defaults())
+    had = before.numbers if before else {}
+    numbers = {kind: _numbered(names, had.get(kind, {})) for kind, names in mode.members(options, context).items()}
+    released = {kind: frozenset(had.get(kind, {}).values()) - set(numbers[kind].values()) for kind in numbers}
+    context = replace(context, numbers=numbers, released=released)
     routes = mode.routes(options, context)
     if routes:
         from pydp.kernel.routes import resolved
@@ -268,16 +279,22 @@ def _with_contents(instance: Instance, context: Context) -> tuple[Instance, Cont
         sizes=mode.sizes(options, context),
         routes=tuple(routes),
         groups=tuple(mode.groups(options, context)),
+        numbers=numbers,
     )
     return instance, context
 
 
 def _slots(ports: Sequence[int], before: Instance | None) -> dict[int, int]:
-    """Ports keep their slot; new ones get the lowest that was not in use, since what was learned points to slots."""
-    kept = {ifindex: before.slots[ifindex] for ifindex in ports if before and ifindex in before.slots}
-    taken = set(before.slots.values()) if before else set()
-    free = (slot for slot in range(len(ports) + len(taken) + 1) if slot not in taken)
-    return {ifindex: kept[ifindex] if ifindex in kept else next(free) for ifindex in ports}
+    """The slot of each port."""
+    return _numbered(ports, before.slots if before else {})
+
+
+def _numbered(names: Sequence[Name], before: Mapping[Name, int]) -> dict[Name, int]:
+    """Who has a number keeps it, the others get the lowest that was not in use: what was learned points to them."""
+    kept = {name: before[name] for name in names if name in before}
+    taken = set(before.values())
+    free = (number for number in itertools.count() if number not in taken)
+    return {name: kept[name] if name in kept else next(free) for name in names}
 
 
 def _peers(devices: Mapping[int, Device]) -> frozenset[int]:
@@ -293,15 +310,25 @@ def _with_fdb(context: Context) -> Context:
         context,
         fdb=[entry for ifindex in bridges for entry in read_fdb(ifindex)],
         vxlan_fdb=[entry for ifindex in vxlans for entry in read_vxlan_fdb(ifindex)],
+        foreign_routes=_routes_into_tunnels(context),
     )
 
 
+def _routes_into_tunnels(context: Context) -> Sequence[Route]:
+    """All routes of the kernel, if an IP tunnel device is adopted. Raises OSError."""
+    if context.target.adopted not in context.view.tunnels:
+        return ()
+    from pydp.kernel.routes import read_routes
+
+    return read_routes(0)
+
+
 def _adopted(target: Target, view: modes.View) -> tuple[list[int], list[int]]:
-    """The bridges and the vxlan devices that are adopted: a bridge, or all vxlan devices on the underlay with theirs."""
+    """The bridges and vxlan devices that are adopted: a bridge, or all vxlan devices on the underlay with theirs."""
     if target.adopted in view.bridges:
         return [target.adopted], []
     underlays = {ifindex for ifindex, role in target.roles.items() if role == Role.UNDERLAY}
-    vxlans = [one for one in view.vxlans.values() if target.adopted and one.lower in underlays]
+    vxlans = [one for one in view.vxlans.values() if target.adopted in view.vxlans and one.lower in underlays]
     return sorted({one.master for one in vxlans} & set(view.bridges)), [one.ifindex for one in vxlans]
 
 

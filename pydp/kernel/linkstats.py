@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ebpf.netlink import NETLINK_ROUTE, attribute, attributes, dump, text
+from ebpf.netlink import NETLINK_ROUTE, attribute, attributes, dump, nested, text
 
 _RTM_GETLINK, _RTM_GETSTATS = 18, 94
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IF_STATS_MSG = struct.Struct("=BxHII")
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_EXT_MASK = 3, 18, 1, 29
+_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 10, 18, 29
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_VXLAN_LINK = 1, 2, 3
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
 _IFLA_STATS_LINK_64 = 1
 _FILTER_LINK_64 = 1 << (_IFLA_STATS_LINK_64 - 1)
@@ -49,13 +51,35 @@ def _decoded(messages: list[tuple[bytes, int, int]]) -> Iterator[tuple[int, Link
             yield ifindex, LinkStats(rx, tx, rx_bytes, tx_bytes, rx_dropped, tx_dropped)
 
 
+@dataclass(frozen=True, slots=True)
+class VxlanDevice:
+    """A vxlan device: its name, the bridge it is a port of and the device it sends by, 0 for none."""
+
+    name: str
+    master: int
+    lower: int
+
+
 def read_bridge_names() -> Mapping[int, str]:
     """Names of the kernel's bridges in the current namespace by ifindex. Raises OSError."""
-    kind = attribute(_IFLA_INFO_KIND, b"bridge\0")
-    body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, kind)
+    return {ifindex: text(found[_IFLA_IFNAME]) for ifindex, found in _links_of("bridge")}
+
+
+def read_vxlan_devices() -> Mapping[int, VxlanDevice]:
+    """The kernel's vxlan devices in the current namespace by ifindex. Raises OSError."""
+    devices = {}
+    for ifindex, found in _links_of("vxlan"):
+        data = nested(nested(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_DATA, b""))
+        master = int.from_bytes(found.get(_IFLA_MASTER, b""), sys.byteorder)
+        lower = int.from_bytes(data.get(_IFLA_VXLAN_LINK, b""), sys.byteorder)
+        devices[ifindex] = VxlanDevice(text(found[_IFLA_IFNAME]), master, lower)
+    return devices
+
+
+def _links_of(kind: str) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """(ifindex, attributes) of the devices of a kind."""
+    body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, kind.encode() + b"\0"))
     body += attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS))
-    found = {}
     for datagram, start, end in dump(NETLINK_ROUTE, _RTM_GETLINK, body):
         _, _, ifindex, _, _ = _IFINFOMSG.unpack_from(datagram, start)
-        found[ifindex] = text(attributes(datagram, start + _IFINFOMSG.size, end)[_IFLA_IFNAME])
-    return found
+        yield ifindex, attributes(datagram, start + _IFINFOMSG.size, end)

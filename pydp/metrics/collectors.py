@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydp.datapath.reader import Fill, ProgramRun, Verdict, decider
 from pydp.datapath.state import Instance, State
 from pydp.fdb import Census
-from pydp.kernel.linkstats import LinkStats
+from pydp.kernel.linkstats import LinkStats, VxlanDevice
 from pydp.modes import MODES
+from pydp.modes.base import Role
+from pydp.tunnels import Tunnel
 
 Sample = tuple[str, tuple[str, ...], float]
 """(metric, values of its labels in the order of its family, value)."""
@@ -19,10 +21,11 @@ Sample = tuple[str, tuple[str, ...], float]
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The kernel's side: counters of all devices, and which of them are bridges, by ifindex."""
+    """The kernel's side: counters of all devices, and which of them are bridges and vxlan devices, by ifindex."""
 
     stats: Mapping[int, LinkStats]
     bridges: Mapping[int, str]
+    vxlans: Mapping[int, VxlanDevice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,15 @@ class FdbTable:
     events: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Tunnels:
+    """The tunnels of an instance."""
+
+    instance: str
+    mode: str
+    tunnels: Sequence[Tunnel]
+
+
 class Sources(Protocol):
     """What there is to read; each may raise what it likes."""
 
@@ -46,6 +58,7 @@ class Sources(Protocol):
     def programs(self) -> Sequence[ProgramRun]: ...
     def fills(self) -> Sequence[Fill]: ...
     def tables(self) -> Sequence[FdbTable]: ...
+    def tunnels(self) -> Sequence[Tunnels]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +70,14 @@ class Collector:
     samples: Callable[[State, Any], Iterable[Sample]]
 
 
+_EGRESS = "tc-egress"
+# Verdicts that leave a packet to the stack with the work done.
+_IN_PLACE = (("pass", "encap"), ("pass", "decap"))
+
+
 @dataclass(slots=True)
 class _Port:
-    """What became of the frames that came in by one port."""
+    """What became of the frames that came in by one port, or left by it."""
 
     carried: int = 0
     carried_bytes: int = 0
@@ -87,43 +105,57 @@ def datapath_samples(state: State, verdicts: Sequence[Verdict]) -> Iterator[Samp
         yield "pydp_verdict_bytes_total", labels, one.bytes
     ports = _by_port(state, verdicts)
     for ifindex, instance in owners(state):
-        labels = ("ebpf", instance.mode, instance.name, instance.names[ifindex], "receive")
-        port = ports.get((instance.name, ifindex), _Port())
-        yield "pydp_path_packets_total", labels, port.carried
-        yield "pydp_path_bytes_total", labels, port.carried_bytes
-        yield "pydp_path_drops_total", labels, port.dropped
+        for direction in _directions(instance.hooks[ifindex]):
+            port = ports.get((instance.name, ifindex, direction), _Port())
+            labels = ("ebpf", instance.mode, instance.name, instance.names[ifindex], direction)
+            yield "pydp_path_packets_total", labels, port.carried
+            yield "pydp_path_bytes_total", labels, port.carried_bytes
+            yield "pydp_path_drops_total", labels, port.dropped
     yield from _ratios(state, ports)
 
 
-def _by_port(state: State, verdicts: Sequence[Verdict]) -> dict[tuple[str, int], _Port]:
-    found: dict[tuple[str, int], _Port] = {}
+def _directions(hooks: Sequence[str]) -> tuple[str, ...]:
+    """As the device sees it: what a program on the way out decides about is transmitted."""
+    return ("receive", "transmit") if _EGRESS in hooks else ("receive",)
+
+
+def _by_port(state: State, verdicts: Sequence[Verdict]) -> dict[tuple[str, int, str], _Port]:
+    found: dict[tuple[str, int, str], _Port] = {}
     for one in verdicts:
-        port = found.setdefault((one.instance, one.ifindex), _Port())
-        if one.kind in ("forward", "flood"):
+        instance = state.instances[one.instance]
+        direction = "transmit" if one.hook == _EGRESS else "receive"
+        port = found.setdefault((one.instance, one.ifindex, direction), _Port())
+        if one.kind == "drop":
+            port.dropped += one.packets
+        elif one.ifindex == instance.companion:
+            continue  # the kernel's work: it was counted where it came in, as left to it
+        elif one.kind in ("forward", "flood") or (one.kind, one.reason) in _IN_PLACE:
             port.carried += one.packets
             port.carried_bytes += one.bytes
-        elif one.kind == "drop":
-            port.dropped += one.packets
-        elif one.hook == state.instances[one.instance].hooks[one.ifindex][-1]:
+        elif one.kind == "punt" and one.hook == _last(instance.hooks[one.ifindex], direction):
             port.left += one.packets  # what an earlier hook left, this one saw and counted again
     return found
 
 
-def _ratios(state: State, ports: Mapping[tuple[str, int], _Port]) -> Iterator[Sample]:
+def _last(hooks: Sequence[str], direction: str) -> str:
+    """The hook of a port that sees a frame last."""
+    return next(hook for hook in reversed(hooks) if (hook == _EGRESS) == (direction == "transmit"))
+
+
+def _ratios(state: State, ports: Mapping[tuple[str, int, str], _Port]) -> Iterator[Sample]:
     for name, instance in state.instances.items():
-        mine = [port for (owner, _), port in ports.items() if owner == name]
+        mine = [port for (owner, _, _), port in ports.items() if owner == name]
         carried, left = sum(port.carried for port in mine), sum(port.left for port in mine)
         if MODES[instance.mode].traits.claims and carried + left:
             yield "pydp_fastpath_ratio", (name,), carried / (carried + left)
 
 
 def kernel_samples(state: State, links: Links) -> Iterator[Sample]:
-    """The kernel's side of the paths: the same ports under the same labels, and the bridges."""
+    """The kernel's side of the paths: the same ports under the same labels, the bridges and the vxlan devices."""
     ports = {ifindex: (one.mode, one.name, one.names[ifindex]) for ifindex, one in owners(state)}
-    adopted = {one.adopted: one.name for one in state.instances.values() if one.adopted}
-    bridges = {ifindex: ("bridge", adopted.get(ifindex, ""), name) for ifindex, name in links.bridges.items()}
+    others = {ifindex: labels for ifindex, labels in _devices(state, links).items() if ifindex not in ports}
     seen = set()
-    for ifindex, labels in (ports | {one: bridges[one] for one in bridges.keys() - ports.keys()}).items():
+    for ifindex, labels in (ports | others).items():
         stats = links.stats.get(ifindex)
         # A port's label is the name it had: it may have been renamed since, and its bridge have taken that name. The
         # same series twice would cost the whole page.
@@ -138,6 +170,24 @@ def kernel_samples(state: State, links: Links) -> Iterator[Sample]:
             yield "pydp_path_packets_total", values, packets
             yield "pydp_path_bytes_total", values, size
             yield "pydp_path_drops_total", values, drops
+
+
+def _devices(state: State, links: Links) -> dict[int, tuple[str, str, str]]:
+    """(mode, instance that adopted or made it, name) of the kernel's bridges and vxlan devices. An instance adopts the
+    vxlan devices on its underlay, with the bridges they are ports of.
+    """
+    adopted = {ifindex: name for name, one in state.instances.items() for ifindex in (one.adopted, one.companion)}
+    underlays = {
+        ifindex: name
+        for name, one in state.instances.items()
+        for ifindex, role in one.roles.items()
+        if one.adopted and role == Role.UNDERLAY
+    }
+    for ifindex, one in links.vxlans.items():
+        if one.master and one.lower in underlays:
+            adopted |= {ifindex: underlays[one.lower], one.master: underlays[one.lower]}
+    found = {ifindex: ("bridge", adopted.get(ifindex, ""), name) for ifindex, name in links.bridges.items()}
+    return found | {ifindex: ("vxlan", adopted.get(ifindex, ""), one.name) for ifindex, one in links.vxlans.items()}
 
 
 class Programs:
@@ -185,6 +235,19 @@ def fdb_samples(_: State, tables: Sequence[FdbTable]) -> Iterator[Sample]:
         yield "pydp_map_max_entries", (one.instance, "fdb"), one.places
 
 
+def tunnel_samples(_: State, instances: Sequence[Tunnels]) -> Iterator[Sample]:
+    for one in instances:
+        for each in one.tunnels:
+            labels = (one.instance, one.mode, "" if each.vni is None else str(each.vni), each.remote)
+            for direction, packets, size in (
+                ("send", each.sent_packets, each.sent_bytes),
+                ("receive", each.received_packets, each.received_bytes),
+            ):
+                yield "pydp_tunnel_packets_total", (*labels, direction), packets
+                yield "pydp_tunnel_bytes_total", (*labels, direction), size
+        yield "pydp_tunnel_vteps", (one.instance,), len(one.tunnels)
+
+
 def collectors() -> tuple[Collector, ...]:
     """One of each, in the order they read: the two sides of the paths right after one another."""
     return (
@@ -193,4 +256,5 @@ def collectors() -> tuple[Collector, ...]:
         Collector("programs", lambda sources: sources.programs(), Programs().samples),
         Collector("maps", lambda sources: sources.fills(), map_samples),
         Collector("fdb", lambda sources: sources.tables(), fdb_samples),
+        Collector("tunnels", lambda sources: sources.tunnels(), tunnel_samples),
     )

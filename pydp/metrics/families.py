@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every metric that pydp exports: its name, its meaning, its labels.
 
-Labels, all bounded by what is configured (no addresses, no flows):
+Labels, all bounded by what is configured (no learned addresses, no flows):
 
 path        "ebpf" or "kernel": who counted
 mode        of the instance ("bridge", ...)
-instance    its name; "" for a kernel bridge that no instance adopted
-device      a port's name when it was attached, or a kernel bridge's
-direction   "receive" or "transmit", as the device sees it
-hook        "tc", "xdp", "xdp-generic"
+instance    its name; "" for a kernel bridge or vxlan device that no instance adopted
+device      a port's name when it was attached, or that of a kernel bridge or vxlan device
+direction   "receive" or "transmit", as the device sees it; of tunnels "send" or "receive", as this host sees it
+vni         of a tunnel: its VXLAN network identifier, or key; "" without
+remote      of a tunnel: the address of the VTEP, multicast group or peer
+hook        "tc", "tc-egress", "xdp", "xdp-generic"
 verdict     "forward", "flood", "punt", "drop", "pass"; reason is the rest of the verdict's name in abi.h, in lower case
 map         name of a map in the C text
 kind        of addresses: "learned", "permanent", "local"
-collector   "datapath", "kernel", "programs", "maps", "fdb"
+collector   "datapath", "kernel", "programs", "maps", "fdb", "tunnels"
 
 A port counts for one instance in the pydp_path_* metrics, the one that decides about its frames, and has the same
 labels on both sides but for path. Counters go on when an instance is replaced; a detach ends them.
@@ -40,13 +42,16 @@ _PATH = ("path", "mode", "instance", "device", "direction")
 _PORT = ("instance", "device", "hook")
 _VERDICT = (*_PORT, "verdict", "reason")
 _MAP = ("instance", "map")
+_TUNNEL = ("instance", "mode", "vni", "remote", "direction")
 _ALL = (
     Family(
         "pydp_path_packets_total", "counter",
-        'Frames by path. path="ebpf": those that eBPF forwarded or flooded, at the port they came in by; which port '
-        'they left by is not counted, so there is no direction transmit. path="kernel": link statistics, by netlink, '
-        'of ports and of all kernel bridges (mode "bridge"): what the device received and sent, by either path, but '
-        "for frames that eBPF handed straight to a veth's peer, which no transmit counts.",
+        'Frames by path. path="ebpf": those that eBPF forwarded, flooded, encapsulated or decapsulated, at the port '
+        "they came in by; which port they left by is not counted, so there is direction transmit only where a program "
+        "encapsulates what leaves by a port. What a companion device of the kernel carries is not among them. "
+        'path="kernel": link statistics, by netlink, of ports and of all kernel bridges (mode "bridge") and vxlan '
+        'devices (mode "vxlan"): what the device received and sent, by either path, but for frames that eBPF handed '
+        "straight to a veth's peer, which no transmit counts.",
         _PATH,
     ),
     Family(
@@ -70,7 +75,7 @@ _ALL = (
     Family(
         "pydp_fastpath_ratio", "gauge",
         "Share of the packets not dropped that eBPF carried to their end, since the counters began; the rest was left "
-        "to the kernel. Absent until a packet came.",
+        "to the kernel. Packets that are none of the instance's business do not count. Absent until a packet came.",
         ("instance",),
     ),
     Family(
@@ -110,6 +115,18 @@ _ALL = (
         "pydp_fdb_full_total", "counter",
         "Times an address was not learned for lack of a place: all it could have were permanent, or just being "
         "written.",
+        ("instance",),
+    ),
+    Family(
+        "pydp_tunnel_packets_total", "counter",
+        "Packets that a tunnel carried, as they are inside of it: those that eBPF encapsulated and decapsulated, and "
+        "those that it handed to a companion device of the kernel for it or got from there. A GSO frame counts once.",
+        _TUNNEL,
+    ),
+    Family("pydp_tunnel_bytes_total", "counter", "Bytes of the packets of pydp_tunnel_packets_total.", _TUNNEL),
+    Family(
+        "pydp_tunnel_vteps", "gauge",
+        "Other ends of tunnels that the instance knows: VTEPs and multicast groups, once per VNI, or peers.",
         ("instance",),
     ),
     Family("pydp_build_info", "gauge", "Versions of pydp and of the running kernel, always 1.", ("version", "kernel")),

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pydp import fdb
+from pydp import fdb, tunnels
 from pydp.datapath.reader import Fill, ProgramRun, Reader, Verdict
 from pydp.datapath.state import State
-from pydp.kernel.linkstats import read_bridge_names, read_link_stats
-from pydp.metrics.collectors import FdbTable, Links
+from pydp.kernel.linkstats import read_bridge_names, read_link_stats, read_vxlan_devices
+from pydp.metrics.collectors import FdbTable, Links, Tunnels
 
 
 class LiveSources:
@@ -36,7 +36,7 @@ class LiveSources:
         return self._open().verdicts()
 
     def links(self) -> Links:
-        return Links(read_link_stats(), read_bridge_names())
+        return Links(read_link_stats(), read_bridge_names(), read_vxlan_devices())
 
     def programs(self) -> Sequence[ProgramRun]:
         return self._open().programs()
@@ -49,5 +49,13 @@ class LiveSources:
         return [
             FdbTable(name, fdb.census(reader, one), fdb.capacity(one), fdb.places(one), fdb.events(reader, one))
             for name, one in reader.state.instances.items()
-            if one.mode == "bridge"
+            if "fdb" in one.maps
+        ]
+
+    def tunnels(self) -> Sequence[Tunnels]:
+        reader = self._open()
+        return [
+            Tunnels(name, one.mode, tunnels.tunnels(reader, one))
+            for name, one in reader.state.instances.items()
+            if tunnels.has_tunnels(one)
         ]

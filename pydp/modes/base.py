@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
 
-from pydp.model import Bridge, Defaults, FdbEntry, Group, Link, Route, Vxlan, VxlanFdbEntry
+from pydp.model import Bridge, Defaults, FdbEntry, Group, Link, Route, Tunnel, Vxlan, VxlanFdbEntry
 
 Entries = Mapping[str, Mapping[Any, Any]]
 
@@ -26,6 +26,8 @@ class View(Protocol):
     def bridges(self) -> Mapping[int, Bridge]: ...
     @property
     def vxlans(self) -> Mapping[int, Vxlan]: ...
+    @property
+    def tunnels(self) -> Mapping[int, Tunnel]: ...
     def name(self, ifindex: int) -> str: ...
     def link(self, name: str) -> Link: ...
 
@@ -73,7 +75,9 @@ class Context:
 
     ``slots``: slot of each port by ifindex. ``hook``: "xdp", "xdp-generic" or "tc". ``peers``: ports that are veths
     whose other end may be handed frames at once. ``fdb``: of the adopted bridges, ``vxlan_fdb`` of the adopted vxlan
-    devices. ``companion``: index of the device that was made.
+    devices. ``foreign_routes``: those of the kernel, where IP tunnel devices are adopted. ``companion``: index of the
+    device that was made. ``numbers``: of the members by kind and name; ``released``: those that an earlier attach had
+    given to members that are gone.
     """
 
     view: View
@@ -85,6 +89,9 @@ class Context:
     vxlan_fdb: Sequence[VxlanFdbEntry] = ()
     defaults: Defaults = field(default_factory=Defaults)
     companion: int = 0
+    numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    released: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    foreign_routes: Sequence[Route] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,10 @@ class Mode:
 
     def entries(self, options: Any, context: Context) -> Entries:
         """What the maps that Python writes should hold: {map: {key: value}}."""
+        return {}
+
+    def members(self, options: Any, context: Context) -> Mapping[str, Sequence[str]]:
+        """Names, by kind, of what keeps its number in maps when the instance is replaced, as ports do: VTEPs."""
         return {}
 
     def requests(self, options: Any, context: Context) -> Sequence[tuple[Any, ...]]:

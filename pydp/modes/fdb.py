@@ -48,9 +48,10 @@ def _flush(where: int, mask: int, vid: int | None = None) -> tuple[Any, ...]:
     return (0, FLUSH, where, mask, 0xFFFF if vid is not None else 0, vid or 0, 0, 0, 0)
 
 
-def add_request(mac: bytes, vid: int, slot: int, *, sticky: bool = False) -> tuple[Any, ...]:
-    """Enter a permanent address."""
-    return _add(fdb_key(mac, vid), slot | STATIC | (STICKY if sticky else 0), 0)
+def add_request(mac: bytes, vid: int, slot: int, *, sticky: bool = False, remote: bool = False) -> tuple[Any, ...]:
+    """Enter a permanent address, with REMOTE one behind the VTEP whose index stands for the slot."""
+    where = slot | STATIC | (STICKY if sticky else 0) | (REMOTE if remote else 0)
+    return _add(fdb_key(mac, vid), where, 0)
 
 
 def local_request(key: int, slot: int) -> tuple[Any, ...]:
@@ -73,9 +74,15 @@ def delete_request(mac: bytes, vid: int) -> tuple[Any, ...]:
     return (fdb_key(mac, vid), DELETE, 0, 0, 0, 0, 0, 0, 0)
 
 
-def flush_request(*, slot: int | None = None, vid: int | None = None, static: bool = False) -> tuple[Any, ...]:
-    """Take out learned addresses (with STATIC also permanent ones, never this host's), of a slot or VLAN or all."""
+def flush_request(
+    *, slot: int | None = None, vid: int | None = None, static: bool = False, remote: bool | None = None
+) -> tuple[Any, ...]:
+    """Take out learned addresses (with STATIC also permanent ones, never this host's), of a slot or VLAN or all. REMOTE
+    takes those behind VTEPs only, or, if false, those behind ports; where it is true, the slot is a VTEP's index.
+    """
     mask, where = OWNED | LOCAL, 0
+    if remote is not None:
+        mask, where = mask | REMOTE, REMOTE if remote else 0
     if not static:
         mask |= STATIC
     if slot is not None:

@@ -22,16 +22,31 @@ Address = IPv4Address | IPv6Address
 
 # enum tunnel_flag
 TTL_INHERIT, TOS_INHERIT, DF_SET, DF_INHERIT, CHECKSUM = 1, 2, 4, 8, 16
+MAX_COPIES = 1024  # VTEPs of one segment: what a program may loop over
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 _SRCPORT = re.compile(r"(\d+)-(\d+)")
-_OWN = ("vni", "remote", "group", "port", "srcport", "ttl", "tos", "df", "udp_csum", "learning")
+_OWN = (
+    "vni",
+    "remote",
+    "group",
+    "port",
+    "srcport",
+    "ttl",
+    "tos",
+    "df",
+    "udp_csum",
+    "learning",
+    "any_source",
+    "neighbour",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A VNI on this host. ``copies`` are the VTEPs that get what is for several, ``others`` those known besides;
     ``ports`` are the local ones by ifindex, of which ``punted`` are the kernel's business and ``deaf`` learn nothing;
-    ``device`` is the vxlan device adopted. ``tos`` and ``ttl`` (0: the default) are the fixed ones; ``flags`` as enum
-    tunnel_flag has them.
+    ``device`` is the vxlan device adopted, ``takes_zero`` whether packets without a UDP checksum are taken. ``tos`` and
+    ``ttl`` (0: the default) are the fixed ones; ``flags`` as enum tunnel_flag has them.
     """
 
     vni: int
@@ -41,12 +56,15 @@ class Segment:
     ports: tuple[int, ...]
     flags: int = 0
     learning: bool = True
+    any_source: bool = False
+    neighbours: Mapping[Address, bytes] = field(default_factory=dict, repr=False)
     tos: int = 0
     ttl: int = 0
     port_range: tuple[int, int] = (32768, 60999)
     others: tuple[Address, ...] = ()
     punted: frozenset[int] = frozenset()
     deaf: frozenset[int] = frozenset()
+    takes_zero: bool = True
     device: int = 0
     fdb: Sequence[FdbEntry] = field(default=(), repr=False)
     remote_fdb: Sequence[VxlanFdbEntry] = field(default=(), repr=False)
@@ -76,8 +94,12 @@ class Segment:
 def standalone(options: VxlanOptions, view: View, defaults: Defaults | None = None) -> list[Segment]:
     """The segments that options ask for. Raises UsageError."""
     defaults = defaults or Defaults()
-    base = {key: getattr(options, key) for key in _OWN}
-    tables = [base, *({**dict.fromkeys(_OWN), **one} for one in options.more)]
+    tables = [{key: getattr(options, key) for key in _OWN}]
+    for number, one in enumerate(options.more, 1):
+        for key, value in one.items():
+            if key not in _OWN and value != getattr(options, key):
+                raise UsageError(f"vxlan[{number}].{key}: an instance has one, which stands in its first table")
+        tables.append({**dict.fromkeys(_OWN), **one})
     found = [_segment(options, one, view, defaults, number) for number, one in enumerate(tables)]
     vnis = [segment.vni for segment in found]
     if len(set(vnis)) != len(vnis):
@@ -96,7 +118,9 @@ def _segment(options: VxlanOptions, given: Mapping[str, Any], view: View, defaul
 
     if given.get("vni") is None:
         raise UsageError(f"{where}vni: which?")
-    local = _address(options.local, f"{where}local")
+    local = _address(options.local, "--local")
+    if local.is_multicast or local.is_unspecified:
+        raise UsageError(f"--local {local}: not an address of a host")
     remotes = [_address(text, f"{where}remote") for text in of("remote", ())]
     group = _address(given["group"], f"{where}group") if given.get("group") else None
     if group is not None and not group.is_multicast:
@@ -104,6 +128,8 @@ def _segment(options: VxlanOptions, given: Mapping[str, Any], view: View, defaul
     for one in remotes:
         if one.is_multicast:
             raise UsageError(f"{where}remote {one}: a multicast group is given with --group")
+        if one.is_unspecified:
+            raise UsageError(f"{where}remote {one}: not an address of a host")
         if one == local:
             raise UsageError(f"{where}remote {one}: that is this end")
     for one in (*remotes, *([group] if group else [])):
@@ -112,17 +138,28 @@ def _segment(options: VxlanOptions, given: Mapping[str, Any], view: View, defaul
     flags, ttl = _ttl(str(of("ttl", "auto")), where)
     more, tos = _tos(str(of("tos", "0")), where)
     flags |= more | {"unset": 0, "set": DF_SET, "inherit": DF_INHERIT}[of("df", "unset")]
-    flags |= CHECKSUM if of("udp_csum", False) else 0
+    flags |= CHECKSUM if of("udp_csum", local.version == 6) else 0
     copies = tuple(dict.fromkeys([group] if group else remotes))
     others = tuple(dict.fromkeys(remotes)) if group else ()
     ports = tuple(dict.fromkeys(view.link(name).ifindex for name in of("port", ())))
-    if len(copies) > 1024:
-        raise UsageError(f"{where}remote: {len(copies)} VTEPs in one segment, 1024 at most", hint="use --group")
+    if len(copies) > MAX_COPIES:
+        raise UsageError(
+            f"{where}remote: {len(copies)} VTEPs in one segment, {MAX_COPIES} at most", hint="--group serves more"
+        )
+    neighbours = dict(_neighbour(text, f"{where}neighbour") for text in of("neighbour", ()))
     return Segment(
         vni=given["vni"], local=local, dstport=options.dstport, copies=copies, ports=ports, flags=flags, tos=tos,
-        ttl=ttl, learning=of("learning", True), port_range=_range(str(of("srcport", "")), where, defaults),
-        others=others,
+        ttl=ttl, learning=of("learning", True),
+        any_source=of("any_source", False), port_range=_range(str(of("srcport", "")), where, defaults),
+        others=others, neighbours=neighbours,
     )  # fmt: skip
+
+
+def _neighbour(text: str, name: str) -> tuple[Address, bytes]:
+    address, _, mac = text.partition("=")
+    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
+        raise UsageError(f"{name} {text}: not of the form ADDR=MAC, as in 10.1.2.1=02:00:00:00:00:01")
+    return _address(address, name), bytes.fromhex(mac.replace(":", ""))
 
 
 def _address(text: str, name: str) -> Address:
@@ -238,6 +275,7 @@ def _adopted_segment(
         punted=frozenset(port.ifindex for port in own if kernel_only(port)),
         deaf=frozenset(port.ifindex for port in own if not port.learning),
         device=device.ifindex,
+        takes_zero=local.version == 4 or device.udp6_zero_rx,
         fdb=[entry for entry in fdb if entry.bridge == bridge.ifindex and entry.ifindex != device.ifindex],
         remote_fdb=remotes,
     )

@@ -31,7 +31,7 @@ def table_key(address: IPv4Address | IPv6Address, number: int) -> int:
     words = address_words(address)
     key = words[0] | number << 32
     if address.version == 6:
-        key = table_hash(key ^ table_hash(words[1] | words[2] << 32) ^ words[3] << 17 & _MASK)
+        key = table_hash(table_hash(table_hash(words[1] | words[2] << 32) ^ key) ^ words[3])
     return key | 1 << 63
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from pydp.errors import UsageError
@@ -16,14 +17,14 @@ from pydp.model import Group, Link
 from pydp.modes import table
 from pydp.modes.base import Companion, Context, Control, Entries, Mode, Role, Target, Traits, View
 from pydp.modes.bridge import ETHERNET_AND_TAG
-from pydp.modes.fdb import buckets, fdb_key, forget_request, local_request, power_of_two, ticks
-from pydp.modes.segments import Segment, adopted, ageing_of, standalone
+from pydp.modes.fdb import buckets, fdb_key, flush_request, forget_request, local_request, power_of_two, ticks
+from pydp.modes.segments import Address, Segment, adopted, ageing_of, standalone
 from pydp.options import option
 
 MAX_PORTS = 256  # VXLAN_PORTS
 MAX_SEGMENTS = 4096  # VXLAN_SEGMENTS
-MAX_VTEPS = 65536  # VXLAN_VTEPS
-MAX_COPIES = 1024  # VTEPs of one segment: what a program may loop over
+MAX_VTEPS = 32768  # VXLAN_VTEPS
+MAX_GUESTS = 4096  # VXLAN_GUESTS
 PRESENT, PEER, PUNT, LEARNING = 1, 2, 4, 8  # enum vxlan_port_flag
 VTEP_PRESENT, VTEP_GROUP, VTEP_LEARNING = 1, 2, 4  # enum vxlan_vtep_flag
 IPV4_HEADERS, IPV6_HEADERS = 50, 70  # outer IP, UDP, VXLAN and the inner Ethernet header, in bytes
@@ -45,13 +46,24 @@ class VxlanOptions:
     df: str = option(
         "unset", "choice", "whether packets may be fragmented outside", choices=("unset", "set", "inherit")
     )
-    udp_csum: bool | None = option(None, "flag", "UDP checksums outside (default: none, or as the adopted device)")
+    udp_csum: bool | None = option(
+        None, "flag", "UDP checksums outside (default: over IPv6 only, or as the adopted device)"
+    )
     learning: bool = option(True, "flag", "learn which VTEP an address is behind from what it sends")
+    neighbour: tuple[str, ...] = option(
+        (), "texts", "who has an address: ARP and neighbour solicitations for it are answered here", metavar="ADDR=MAC"
+    )
+    any_source: bool = option(
+        False, "flag", "believe VTEPs that nobody named, as the kernel does; with --group they are not known otherwise"
+    )
     ageing: float | None = option(
         None, "seconds", "forget an address not heard of for so long (default: 300, or the adopted bridge's)",
         metavar="SECONDS", low=0, high=1_000_000,
     )  # fmt: skip
     fdb_size: int = option(65536, "int", "addresses to keep", metavar="N", low=16, high=4_194_304)
+    ignore_netfilter: bool = option(
+        False, "flag", "adopt a bridge whose frames pass through netfilter rules; forwarded ones will pass them by"
+    )
     more: tuple[Mapping[str, Any], ...] = option((), "tables", "further segments: repeat the table in the file")
 
 
@@ -64,8 +76,10 @@ class VxlanMode(Mode):
         depth=2,
         maps=frozenset(
             {
-                "vxlan_ports", "vxlan_segments", "vxlan_vteps", "vxlan_known", "vxlan_hops", "vxlan_counts",
-                "vxlan_tails", "fdb", "fdb_events", "fdb_clock", "fdb_requests", "fdb_cursor",
+                "vxlan_ports", "vxlan_segments", "vxlan_vteps", "vxlan_replicas", "vxlan_known", "vxlan_guests",
+                "vxlan_names",
+                "vxlan_neighbours", "vxlan_census", "vxlan_hops", "vxlan_counts", "vxlan_tails", "fdb", "fdb_events",
+                "fdb_clock", "fdb_requests", "fdb_cursor",
             }
         ),
         learned=frozenset({"fdb", "fdb_events", "vxlan_counts"}),
@@ -88,7 +102,12 @@ class VxlanMode(Mode):
             _check_port(view.links[ifindex], underlay, view)
         if len(ports) + 2 > MAX_PORTS:
             raise UsageError(f"{len(ports)} local ports: {MAX_PORTS - 2} at most")
-        companion = Companion(f"pydp-vx{options.dstport}", options.dstport, segments[0].port_range)
+        if len(segments) > MAX_SEGMENTS:
+            raise UsageError(f"{len(segments)} segments: {MAX_SEGMENTS} at most")
+        if (vteps := sum(len(segment.vteps) for segment in segments)) > MAX_VTEPS:
+            raise UsageError(f"{vteps} VTEPs in all segments: {MAX_VTEPS} at most")
+        port_range = segments[0].port_range if options.srcport else (0, 0)  # the system's, also after it changes
+        companion = Companion(f"pydp-vx{options.dstport}", options.dstport, port_range)
         return Target((underlay.ifindex, *ports), roles={underlay.ifindex: Role.UNDERLAY}, companion=companion)
 
     def _adopt(self, options: VxlanOptions, underlay: Link, view: View) -> Target:
@@ -120,9 +139,13 @@ class VxlanMode(Mode):
             "PYDP_VXLAN_ADOPTED": int(bool(context.target.adopted)),
             "PYDP_VXLAN_PORT": segments[0].dstport,
             "PYDP_VXLAN_COMPANION": context.companion,
+            "PYDP_VXLAN_ZERO_CHECKSUM": int(all(segment.takes_zero for segment in segments)),
             "PYDP_VXLAN_SLOTS": power_of_two(max(context.slots.values()) + 1),
             "PYDP_VXLAN_COPIES": power_of_two(max(len(segment.copies) for segment in segments)),
-            "PYDP_VXLAN_KNOWN": len(table.buckets(_known(segments))),
+            "PYDP_VXLAN_KNOWN": len(table.buckets(_known(segments, context))),
+            "PYDP_VXLAN_NEIGHBOUR": int(any(segment.neighbours for segment in segments)),
+            "PYDP_VXLAN_ANY_SOURCE": int(any(segment.any_source for segment in segments)),
+            "PYDP_VXLAN_VTEPS": _room(context, "vtep"),
             "PYDP_TUNNEL_IPV6": int(ipv6),
             "PYDP_TUNNEL_VIEWPOINT": context.companion or underlay,
             "PYDP_TUNNEL_MTU": context.view.links[underlay].mtu,
@@ -134,41 +157,59 @@ class VxlanMode(Mode):
 
     def sizes(self, options: VxlanOptions, context: Context) -> Mapping[str, int]:
         segments = _segments(options, context)
-        vteps = max(sum(len(segment.vteps) for segment in segments), 1)
+        guests = MAX_GUESTS if any(segment.any_source for segment in segments) else 0
         return {
             "fdb": buckets(options.fdb_size),
-            "vxlan_known": len(table.buckets(_known(segments))),
-            "vxlan_segments": len(segments),
-            "vxlan_vteps": vteps,
-            "vxlan_hops": vteps,
-            "vxlan_counts": vteps,
+            "vxlan_known": len(table.buckets(_known(segments, context))),
+            "vxlan_segments": _room(context, "segment"),
+            "vxlan_vteps": _room(context, "vtep"),
+            "vxlan_neighbours": max(sum(len(segment.neighbours) for segment in segments), 1),
+            "vxlan_replicas": max(sum(len(segment.copies) for segment in segments), 1),
+            "vxlan_guests": max(guests, 1),
+            "vxlan_names": max(guests, 1),
+            "vxlan_hops": _room(context, "vtep") + guests,
+            "vxlan_counts": _room(context, "vtep") + guests,
         }
 
     def entries(self, options: VxlanOptions, context: Context) -> Entries:
         segments = _segments(options, context)
+        neighbours = _neighbours(segments, context)
         return {
             "vxlan_ports": _ports(segments, context),
             "vxlan_segments": _records(segments, context),
-            "vxlan_vteps": _vteps(segments),
-            "vxlan_known": dict(enumerate(table.buckets(_known(segments)))),
+            "vxlan_vteps": _vteps(segments, context),
+            "vxlan_replicas": _replicas(segments, context),
+            "vxlan_known": dict(enumerate(table.buckets(_known(segments, context)))),
+            **({"vxlan_neighbours": neighbours} if neighbours else {}),
+        }
+
+    def members(self, options: VxlanOptions, context: Context) -> Mapping[str, Sequence[str]]:
+        """Segments and VTEPs: what was learned, entered and counted goes by their numbers."""
+        segments = _segments(options, context)
+        return {
+            "segment": [str(segment.vni) for segment in segments],
+            "vtep": [f"{segment.vni} {address}" for segment in segments for address in segment.vteps],
         }
 
     def requests(self, options: VxlanOptions, context: Context) -> Sequence[tuple[Any, ...]]:
-        """Forget what an earlier attach wrote, then enter this host's addresses and what the kernel knows."""
+        """Forget what an earlier attach wrote and what was behind VTEPs that are gone, and enter this host's addresses
+        and what the kernel knows. VTEPs that nobody named are new with each attach.
+        """
         segments = _segments(options, context)
+        gone = [flush_request(slot=number, remote=True, static=True) for number in sorted(context.released["vtep"])]
+        if any(segment.any_source for segment in segments):
+            gone.append(flush_request())
         wanted: dict[int, tuple[Any, ...]] = {}
-        for number, segment in enumerate(segments):
+        for segment in segments:
+            number = _number(context, segment)
             for ifindex in segment.ports:
                 if ifindex in context.slots and (mac := context.view.links[ifindex].mac):
                     key = fdb_key(mac, number)
                     wanted[key] = local_request(key, context.slots[ifindex])
-        first = 0
-        for number, segment in enumerate(segments):
-            places = {address: first + at for at, address in enumerate(segment.vteps)}
+            places = {address: _vtep_number(context, segment, address) for address in segment.vteps}
             for request in segment.known(number, places, context.slots):
                 wanted[request[0]] = request
-            first += len(segment.vteps)
-        return [forget_request(), *wanted.values()]
+        return [forget_request(), *gone, *wanted.values()]
 
     def groups(self, options: VxlanOptions, context: Context) -> Sequence[Group]:
         """Without a device of the kernel nobody else joins them."""
@@ -197,40 +238,50 @@ def _check_port(link: Link, underlay: Link, view: View) -> None:
         )
 
 
-def vtep_index(options: VxlanOptions, context: Context) -> Mapping[tuple[int, str], int]:
-    """Index of each VTEP by (number of the segment, address)."""
-    found: dict[tuple[int, str], int] = {}
-    for number, segment in enumerate(_segments(options, context)):
-        for address in segment.vteps:
-            found[number, str(address)] = len(found)
-    return found
+def _number(context: Context, segment: Segment) -> int:
+    """The number of a segment."""
+    return context.numbers["segment"][str(segment.vni)]
 
 
-def _known(segments: Sequence[Segment]) -> dict[int, int]:
-    """Index of each VTEP by its key in the table; of the groups, which send nothing, none."""
-    found, index = {}, 0
+def _vtep_number(context: Context, segment: Segment, address: Address) -> int:
+    """The number of a VTEP of a segment."""
+    return context.numbers["vtep"][f"{segment.vni} {address}"]
+
+
+def _known(segments: Sequence[Segment], context: Context) -> dict[int, int]:
+    """Number of each VTEP by its key in the table; of the groups, which send nothing, none. With address 0, that of
+    each segment that believes VTEPs which nobody named.
+    """
+    found = {}
     for segment in segments:
         for address in segment.vteps:
             if not address.is_multicast:
-                found[table.table_key(address, segment.vni)] = index
-            index += 1
+                found[table.table_key(address, segment.vni)] = _vtep_number(context, segment, address)
+        if segment.any_source:
+            nobody = ip_address(bytes(len(segment.local.packed)))
+            found[table.table_key(nobody, segment.vni)] = _number(context, segment)
     return found
 
 
-def _vteps(segments: Sequence[Segment]) -> dict[int, tuple[Any, ...]]:
+def _vteps(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any, ...]]:
     """struct vxlan_vtep."""
     found: dict[int, tuple[Any, ...]] = {}
-    for number, segment in enumerate(segments):
+    for segment in segments:
+        low, high = segment.port_range
         for address in segment.vteps:
             flags = VTEP_PRESENT | (VTEP_GROUP if address.is_multicast else 0)
             flags |= VTEP_LEARNING if segment.learning else 0
-            found[len(found)] = (table.address_words(address), number, flags)
+            owner = table.table_key(address, segment.vni)
+            found[_vtep_number(context, segment, address)] = (
+                table.address_words(address), owner, _number(context, segment), segment.vni, segment.flags,
+                segment.tos, segment.ttl, low, high, flags,
+            )  # fmt: skip
     return found
 
 
 def _ports(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any, ...]]:
     """struct vxlan_port of each slot; the underlay's has its address only."""
-    of = {ifindex: number for number, segment in enumerate(segments) for ifindex in segment.ports}
+    of = {ifindex: segment for segment in segments for ifindex in segment.ports}
     found = {}
     for ifindex, slot in context.slots.items():
         if context.target.role(ifindex) == Role.COMPANION:
@@ -238,25 +289,47 @@ def _ports(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any
         link = context.view.links[ifindex]
         flags = 0
         if ifindex in of:
-            segment = segments[of[ifindex]]
+            segment = of[ifindex]
             flags = PRESENT | (PEER if ifindex in context.peers else 0)
             flags |= PUNT if ifindex in segment.punted else 0
             flags |= LEARNING if ifindex not in segment.deaf else 0
         mac = int.from_bytes(link.mac, "little")
-        found[slot] = (ifindex, link.mtu + ETHERNET_AND_TAG, of.get(ifindex, 0), flags, mac)
+        number = _number(context, of[ifindex]) if ifindex in of else 0
+        found[slot] = (ifindex, link.mtu + ETHERNET_AND_TAG, number, flags, mac)
     return found
 
 
 def _records(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any, ...]]:
     """struct vxlan_segment."""
     found, first = {}, 0
-    for number, segment in enumerate(segments):
+    for segment in segments:
         members = sum(1 << context.slots[ifindex] for ifindex in segment.ports if ifindex in context.slots)
         words = tuple(members >> 64 * word & (1 << 64) - 1 for word in range(4))
         low, high = segment.port_range
-        found[number] = (
-            segment.vni, segment.flags, segment.tos, segment.ttl, low, high, 0,
+        guests = (VTEP_PRESENT | (VTEP_LEARNING if segment.learning else 0)) if segment.any_source else 0
+        found[_number(context, segment)] = (
+            segment.vni, segment.flags, segment.tos, segment.ttl, low, high, guests,
             first, len(segment.copies), words,
         )  # fmt: skip
-        first += len(segment.vteps)
+        first += len(segment.copies)
     return found
+
+
+def _neighbours(segments: Sequence[Segment], context: Context) -> dict[tuple[Any, ...], int]:
+    """MAC address by struct vxlan_name."""
+    return {
+        (table.address_words(address), _number(context, segment)): int.from_bytes(mac, "little")
+        for segment in segments
+        for address, mac in segment.neighbours.items()
+    }
+
+
+def _replicas(segments: Sequence[Segment], context: Context) -> dict[int, int]:
+    """Numbers of the VTEPs that get copies, segment by segment."""
+    copies = [(segment, address) for segment in segments for address in segment.copies]
+    return {at: _vtep_number(context, segment, address) for at, (segment, address) in enumerate(copies)}
+
+
+def _room(context: Context, kind: str) -> int:
+    """Places for members of a kind: a power of two, so that a few more do not make other maps."""
+    return power_of_two(max(context.numbers[kind].values(), default=0) + 1)

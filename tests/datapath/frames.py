@@ -20,10 +20,11 @@ with warnings.catch_warnings():
     from scapy.layers.ipsec import AH
     from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
     from scapy.layers.sctp import SCTP, SCTPChunkData
+    from scapy.layers.vxlan import VXLAN
     from scapy.packet import Packet, Raw
 
 __all__ = [
-    "AH", "ARP", "BROADCAST", "ICMP", "IP", "MULTICAST", "SCTP", "TCP", "UDP", "Dot1AD", "Dot1Q", "Ether",
+    "AH", "ARP", "BROADCAST", "ICMP", "IP", "MULTICAST", "SCTP", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether",
     "ICMPv6EchoRequest", "IPOption_NOP", "IPv6", "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop",
     "IPv6ExtHdrRouting",
     "Packet", "Raw", "SCTPChunkData", "eth", "mac", "tagged",

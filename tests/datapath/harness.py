@@ -13,6 +13,7 @@ import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +23,11 @@ from ebpf.maps import Map
 from ebpf.source import Source, flatten
 from pydp.datapath.change import run_control
 from pydp.datapath.compose import Stage, compose, program_name
-from pydp.model import Bridge, FdbEntry, Link
+from pydp.model import Bridge, FdbEntry, Link, Vxlan
 from pydp.modes import MODES
-from pydp.modes.base import Context, Target
+from pydp.modes.base import Context, Mode, Role, Target
 from pydp.modes.fdb import TICK
+from pydp.modes.table import address_words
 from pydp.sources import bpf_src
 
 HERE = Path(__file__).parent
@@ -42,7 +44,7 @@ ACTIONS = {
     "tc": {2: DROP, 0xFFFFFFFF: PASS, 7: REDIRECT, 0: "ok"},
 }
 SMALL = {"fdb_size": 256}
-WRITTEN = frozenset({"fdb", "fdb_events", "counters", "count_kinds"})  # by the datapath
+WRITTEN = frozenset({"fdb", "fdb_events", "counters", "count_kinds", "vxlan_hops", "vxlan_counts"})  # by the datapath
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class View:
 
     links: Mapping[int, Link]
     bridges: Mapping[int, Bridge] = field(default_factory=dict)
+    vxlans: Mapping[int, Vxlan] = field(default_factory=dict)
 
     def name(self, ifindex: int) -> str:
         return self.bridges[ifindex].name if ifindex in self.bridges else self.links[ifindex].name
@@ -79,6 +82,15 @@ class Entry:
     seen: int
 
 
+def numbered(mode: Mode, options: Any, context: Context) -> Context:
+    """With numbers for the mode's members, as a first attach gives them."""
+    numbers = {
+        kind: {name: number for number, name in enumerate(names)}
+        for kind, names in mode.members(options, context).items()
+    }
+    return replace(context, numbers=numbers, released=dict.fromkeys(numbers, frozenset()))
+
+
 def port_mac(port: int) -> bytes:
     return bytes([2, 0, 0, 0, 1, port])
 
@@ -94,7 +106,10 @@ def ticks_now() -> int:
 
 
 class Rig:
-    """Programs, maps and what goes through them. ``bridge`` makes the adopting form, its ports by index BASE + n."""
+    """Programs, maps and what goes through them. ``bridge`` makes the adopting form, its ports by index BASE + n.
+
+    Mode vxlan has port 0 as underlay, the ports that its options name after it, and its companion last.
+    """
 
     def __init__(
         self,
@@ -114,12 +129,15 @@ class Rig:
         self._stack = contextlib.ExitStack()
         self._programs: dict[tuple[int, str], Program] = {}
         self._preludes: dict[tuple[int, str], tuple[Program, Map | None]] = {}
+        self._tunnels: dict[int, Map] = {}
         self.modes = tuple(modes)
         devices = links(ports, mtu)
         if bridge:
             devices[BRIDGE] = Link(BRIDGE, bridge.name, kind="bridge", mac=bridge.mac, mtu=mtu)
         view = View(devices, {BRIDGE: bridge} if bridge else {})
         names = [bridge.name] if bridge else [f"p{i}" for i in range(ports)]
+        if "vxlan" in modes:
+            names = names[:1]
         self.options = {name: self._options_of(name, options or {}) for name in modes}
         self.contexts = {name: self._context(view, name, names, fdb) for name in modes}
         stages = [
@@ -137,7 +155,7 @@ class Rig:
             raise
 
     def _options_of(self, name: str, given: Mapping[str, Any]) -> Any:
-        return MODES[name].Options(**({**SMALL, **given} if name == "bridge" else {}))
+        return MODES[name].Options(**({**SMALL, **given} if name in ("bridge", "vxlan") else {}))
 
     def _context(self, view: View, name: str, names: Sequence[str], fdb: Sequence[FdbEntry]) -> Context:
         adopted = view.bridges and name != "bridge"
@@ -146,8 +164,14 @@ class Rig:
             if adopted
             else MODES[name].target(self.options[name], names, view)
         )
+        companion = 0
+        if target.companion:
+            companion = BASE + len(target.ports)
+            roles = {**target.roles, companion: Role.COMPANION}
+            target = replace(target, ports=(*target.ports, companion), roles=roles)
         slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
-        return Context(view, target, slots, self.hook, frozenset(), fdb)
+        context = Context(view, target, slots, self.hook, frozenset(), fdb, companion=companion)
+        return numbered(MODES[name], self.options[name], context)
 
     def _make(self, name: str) -> Map:
         spec = self.compiled.maps[name]
@@ -181,6 +205,13 @@ class Rig:
                 self.maps[name].update(entries)
         self._restore()
 
+    def refill(self, mode: str, given: Mapping[str, Any]) -> None:
+        """The maps as an attach with other options fills them, where these change no code. Until the next reset."""
+        options, context = self._options_of(mode, given), self.contexts[mode]
+        assert MODES[mode].constants(options, context) == MODES[mode].constants(self.options[mode], context)
+        for name, entries in MODES[mode].entries(options, context).items():
+            self.maps[name].update(entries)
+
     def _restore(self) -> None:
         """Write the table as the requests of the attach had left it, as if they had been made just now."""
         later = ticks_now() - self._made
@@ -193,9 +224,10 @@ class Rig:
         name = name or program_name(self.hook)
         if (port, name) not in self._programs:
             constants = {}
-            for number in range(len(self.modes)):
+            for number, mode in enumerate(self.modes):
                 constants[number * STAGE_CONSTANTS] = port
                 constants[number * STAGE_CONSTANTS + 1] = SEED
+                constants[number * STAGE_CONSTANTS + 2] = self.contexts[mode].target.role(BASE + port)
             loaded = load(
                 self.compiled, name, self.hook, self.maps, constants=constants, frags=self.frags and self.hook == "xdp"
             )
@@ -234,6 +266,13 @@ class Rig:
             return self._sent(program, frame)
         return replace(self._sent(program, frame, repeat=2), action="")
 
+    def send_described(self, frame: bytes, port: int, vni: int, remote: str) -> Result:
+        """A frame that a tunnel device of the kernel took out of a packet from REMOTE (tc only)."""
+        program, _ = self.prelude("described", port)
+        address = ip_address(remote)
+        self._tunnels[port].set(0, (vni, address_words(address), int(address.version == 6)))
+        return self._sent(program, frame)
+
     def prelude(self, name: str, port: int) -> tuple[Program, Map | None]:
         """A program of prelude.c that calls that of the port, and its count of runs if it has one."""
         if (port, name) not in self._preludes:
@@ -242,6 +281,8 @@ class Rig:
             maps["prelude_next"].set(0, self.program(port).fd)
             frags = self.frags and self.hook == "xdp"
             program = load(compiled, f"prelude_{name}", self.hook, maps, frags=frags)
+            if name == "described":
+                self._tunnels[port] = maps["prelude_tunnels"]
             self._preludes[port, name] = (self._stack.enter_context(program), maps.get("prelude_runs"))
         return self._preludes[port, name]
 

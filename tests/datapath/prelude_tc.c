@@ -10,6 +10,33 @@ static __always_inline bool cut(hook_ctx *ctx)
 	return !ctx->mark || !bpf_skb_change_tail(ctx, ctx->mark, 0);
 }
 
+struct prelude_tunnel {
+	__u32 vni;
+	__be32 remote[4]; /* IPv4 in the first word */
+	__u32 ipv6;
+};
+
+BPF_TABLE("array", __u32, struct prelude_tunnel, prelude_tunnels, 1);
+
+/* With the metadata of a frame that a tunnel device of the kernel took out of its packet. */
+int prelude_described(hook_ctx *ctx)
+{
+	struct bpf_tunnel_key key = {};
+	__u32 zero = 0;
+	struct prelude_tunnel *tunnel = prelude_tunnels.lookup(&zero);
+	if (!tunnel)
+		return TC_ACT_OK;
+	key.tunnel_id = tunnel->vni;
+	if (tunnel->ipv6)
+		__builtin_memcpy(key.local_ipv6, tunnel->remote, 16); /* on receive the remote end is the source */
+	else
+		key.local_ipv4 = bpf_ntohl(tunnel->remote[0]);
+	if (bpf_skb_set_tunnel_key(ctx, &key, sizeof(key), tunnel->ipv6 ? BPF_F_TUNINFO_IPV6 : 0))
+		return TC_ACT_OK;
+	prelude_next.call(ctx, 0);
+	return TC_ACT_OK;
+}
+
 int prelude_cut(hook_ctx *ctx)
 {
 	if (cut(ctx))

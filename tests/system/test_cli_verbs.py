@@ -119,8 +119,8 @@ def test_the_json_of_status(bridged: Segment) -> None:
     assert set(found) == {"version", "instances"}
     (one,) = found["instances"]
     assert set(one) == {
-        "name", "mode", "hook", "asked", "why", "hooks", "adopted", "counters", "options", "created", "ports",
-        "packets", "maps", "fdb",
+        "name", "mode", "hook", "asked", "why", "hooks", "adopted", "companion", "counters", "options", "created",
+        "ports", "packets", "maps", "fdb",
     }  # fmt: skip
     assert (one["name"], one["mode"], one["hook"], one["asked"], one["adopted"]) == (
         "bridge",
@@ -129,7 +129,7 @@ def test_the_json_of_status(bridged: Segment) -> None:
         "auto",
         None,
     )
-    assert [set(port) for port in one["ports"]] == [{"ifindex", "device", "slot", "state", "programs"}] * 2
+    assert [set(port) for port in one["ports"]] == [{"ifindex", "device", "slot", "role", "state", "programs"}] * 2
     assert [(port["device"], port["state"]) for port in one["ports"]] == [("p0", "running"), ("p1", "running")]
     assert {key for port in one["ports"] for program in port["programs"] for key in program} == {
         "hook",

@@ -9,7 +9,7 @@ from pydp.metrics.families import FAMILIES, Family
 
 LABELS = {
     "path", "mode", "instance", "device", "direction", "hook", "verdict", "reason", "map", "kind", "collector",
-    "name", "id", "tag", "version", "kernel",
+    "name", "id", "tag", "version", "kernel", "vni", "remote",
 }  # fmt: skip
 ONLY_ON_INFO = {"name", "id", "tag", "version", "kernel"}
 CONTRACT = {
@@ -18,6 +18,9 @@ CONTRACT = {
     "pydp_verdicts_total": ("instance", "device", "hook", "verdict", "reason"),
     "pydp_verdict_bytes_total": ("instance", "device", "hook", "verdict", "reason"),
     "pydp_fastpath_ratio": ("instance",),
+    "pydp_tunnel_packets_total": ("instance", "mode", "vni", "remote", "direction"),
+    "pydp_tunnel_bytes_total": ("instance", "mode", "vni", "remote", "direction"),
+    "pydp_tunnel_vteps": ("instance",),
     "pydp_collector_success": ("collector",),
     "pydp_collector_duration_seconds": ("collector",),
 }

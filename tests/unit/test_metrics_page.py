@@ -13,11 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pydp.datapath import Attachment, Fill, Instance, ProgramRun, State, Verdict
 from pydp.fdb import Census
-from pydp.kernel.linkstats import LinkStats
-from pydp.metrics.collectors import FdbTable, Links
+from pydp.kernel.linkstats import LinkStats, VxlanDevice
+from pydp.metrics.collectors import FdbTable, Links, Tunnels
 from pydp.metrics.families import FAMILIES
 from pydp.metrics.page import Page
 from pydp.metrics.web import application
+from pydp.modes.base import Role
+from pydp.tunnels import Tunnel
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -57,6 +59,7 @@ class Fixed:
     loaded: Sequence[ProgramRun] = ()
     filled: Sequence[Fill] = ()
     fdbs: Sequence[FdbTable] | Exception = ()
+    ends: Sequence[Tunnels] = ()
 
     def verdicts(self) -> Sequence[Verdict]:
         return self.seen
@@ -76,6 +79,9 @@ class Fixed:
         if isinstance(self.fdbs, Exception):
             raise self.fdbs
         return self.fdbs
+
+    def tunnels(self) -> Sequence[Tunnels]:
+        return self.ends
 
 
 def text(page: Page) -> str:
@@ -134,6 +140,88 @@ def test_what_xdp_left_to_the_tc_program_of_the_port_is_not_left_to_the_kernel()
     found = values(Page(lambda: Fixed(state(both), seen)))
     assert of(found, "pydp_fastpath_ratio", instance="lan") == 0.9
     assert path(found, "ebpf", "p1") == 90
+
+
+def overlay(hook: str) -> Instance:
+    """Of mode vxlan: the underlay 1, a port 2, the companion 9."""
+    both = ("xdp", "tc") if hook == "xdp" else ("tc",)
+    roles = {1: Role.UNDERLAY, 9: Role.COMPANION}
+    made = instance("lan", "vxlan", {1: "eth0", 2: "p0", 9: "pydp-vx4789"}, (hook,))
+    return replace(made, hooks={1: (hook,), 2: both, 9: ("tc",)}, roles=roles, companion=9)
+
+
+@pytest.mark.parametrize("hook", ["tc", "xdp"])
+def test_what_the_companion_carries_is_left_to_the_kernel(hook: str) -> None:
+    """Each frame counts once, at the port it came in by and by the program that saw it last."""
+    seen = [
+        verdict(1, "forward", 40, hook=hook, reason="decap"),
+        verdict(1, "punt", 10, hook=hook, reason="checksum"),  # comes back decapsulated, by the companion
+        verdict(1, "pass", 500, hook=hook, reason="unclaimed"),  # somebody's ssh
+        verdict(9, "forward", 10, reason="decap"),
+        verdict(9, "drop", 3, reason="vtep"),
+        verdict(2, "forward", 30, hook=hook, reason="encap"),
+        verdict(2, "flood", 10),
+        verdict(2, "punt", 10, reason="neighbour"),
+    ]
+    if hook == "xdp":
+        seen.append(verdict(2, "punt", 20, hook="xdp", reason="flood"))
+    found = values(Page(lambda: Fixed(state(overlay(hook)), seen)))
+    assert [path(found, "ebpf", one, mode="vxlan") for one in ("eth0", "p0", "pydp-vx4789")] == [40, 40, 0]
+    assert path(found, "ebpf", "pydp-vx4789", what="drops", mode="vxlan") == 3
+    assert of(found, "pydp_fastpath_ratio", instance="lan") == 0.8
+
+
+def test_what_is_encapsulated_on_its_way_out_is_transmitted() -> None:
+    made = replace(instance("lan", "bridge", {1: "eth0"}), hooks={1: ("xdp", "tc-egress")})
+    seen = [
+        verdict(1, "pass", 30, hook="xdp", reason="decap"),
+        verdict(1, "punt", 10, hook="xdp", reason="header"),
+        verdict(1, "pass", 20, hook="tc-egress", reason="encap"),
+        verdict(1, "drop", 2, hook="tc-egress", reason="loop"),
+        verdict(1, "pass", 99, hook="tc-egress", reason="unclaimed"),
+    ]
+    found = values(Page(lambda: Fixed(state(made), seen)))
+    assert (path(found, "ebpf", "eth0"), path(found, "ebpf", "eth0", "transmit")) == (30, 20)
+    assert path(found, "ebpf", "eth0", "transmit", "drops") == 2
+    assert of(found, "pydp_fastpath_ratio", instance="lan") == 50 / 60
+
+
+def test_tunnels_have_a_series_each_way_and_a_vni_where_there_is_one() -> None:
+    ends = [
+        Tunnels("vxlan", "vxlan", [
+            Tunnel(0, "192.0.2.2", 100, 0, False, 3, 300, 4, 400), Tunnel(1, "239.1.1.1", 200, 1, True, 5, 500, 0, 0),
+        ]),
+        Tunnels("ipip", "ipip", [Tunnel(0, "192.0.2.9", None, 0, False, 7, 700, 8, 800)]),
+    ]  # fmt: skip
+    found = values(Page(lambda: Fixed(ends=ends)))
+    near = {"instance": "vxlan", "mode": "vxlan", "vni": "100", "remote": "192.0.2.2"}
+    assert of(found, "pydp_tunnel_packets_total", direction="send", **near) == 3
+    assert of(found, "pydp_tunnel_bytes_total", direction="send", **near) == 300
+    assert of(found, "pydp_tunnel_packets_total", direction="receive", **near) == 4
+    assert of(found, "pydp_tunnel_bytes_total", direction="receive", **near) == 400
+    peer = {"instance": "ipip", "mode": "ipip", "vni": "", "remote": "192.0.2.9"}
+    assert of(found, "pydp_tunnel_packets_total", direction="receive", **peer) == 8
+    assert of(found, "pydp_tunnel_vteps", instance="vxlan") == 2
+    assert len([name for name, _ in found if name == "pydp_tunnel_packets_total"]) == 6
+
+
+def test_the_kernels_vxlan_devices_stand_beside_the_tunnels() -> None:
+    stats = dict.fromkeys((1, 2, 7, 8, 9, 10, 11), LinkStats(1, 2, 3, 4, 5, 6))
+    vxlans = {7: VxlanDevice("vx100", 10, 1), 8: VxlanDevice("vx7", 0, 4), 9: VxlanDevice("pydp-vx4789", 0, 0)}
+    links = Links(stats, {10: "br100", 11: "br1"}, vxlans)
+    adopting = replace(
+        instance("vx100", "vxlan", {1: "eth0", 2: "p0"}, adopted=7, companion=9), roles={1: Role.UNDERLAY}
+    )
+    found = values(Page(lambda: Fixed(state(adopting), kernel=links)))
+    series = (dict(labels) for name, labels in found if name == "pydp_path_packets_total")
+    told = {one["device"]: (one["mode"], one["instance"]) for one in series if one["path"] == "kernel"}
+    assert told == {
+        "eth0": ("vxlan", "vx100"), "p0": ("vxlan", "vx100"), "vx100": ("vxlan", "vx100"), "vx7": ("vxlan", ""),
+        "pydp-vx4789": ("vxlan", "vx100"), "br100": ("bridge", "vx100"), "br1": ("bridge", ""),
+    }  # fmt: skip
+
+    serving = values(Page(lambda: Fixed(state(overlay("tc")), kernel=links)))
+    assert path(serving, "kernel", "pydp-vx4789", "transmit", mode="vxlan") == 2
 
 
 def test_a_port_with_two_instances_counts_for_the_one_that_decides() -> None:
@@ -267,6 +355,7 @@ def test_promtool_has_no_complaint() -> None:
     sources = Fixed(
         odd, [verdict(1, "forward", 3)], Links({1: stats}, {}), [program(1, 70, 5)], [Fill("lan", "m", "hash", 1, 2)],
         [FdbTable("lan", Census(1, 2, 3), 16, 32, {"learned": 1})],
+        [Tunnels("lan", "vxlan", [Tunnel(0, "2001:db8::2", 100)])],
     )  # fmt: skip
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=text(Page(lambda: sources)), capture_output=True, text=True, check=False

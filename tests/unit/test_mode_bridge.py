@@ -26,6 +26,7 @@ from pydp.modes.bridge import (
 from pydp.modes.fdb import (
     LOCAL,
     OWNED,
+    REMOTE,
     STATIC,
     STICKY,
     add_request,
@@ -424,4 +425,8 @@ def test_requests_of_a_person() -> None:
     assert (learned[MASK], learned[WHERE], learned[VID_MASK]) == (OWNED | LOCAL | STATIC, 0, 0)
     also_permanent = flush_request(slot=3, vid=9, static=True)
     assert (also_permanent[MASK], also_permanent[WHERE]) == (OWNED | LOCAL | 0xFFFF, 3)
-    assert (also_permanent[VID_MASK], also_permanent[VID]) == (0xFFF, 9)
+    assert (also_permanent[VID_MASK], also_permanent[VID]) == (0xFFFF, 9)
+    assert add_request(mac(1), 5, 3, remote=True)[WHERE] == 3 | STATIC | REMOTE
+    vtep, port = flush_request(slot=3, remote=True), flush_request(slot=3, remote=False)
+    assert vtep[MASK] == port[MASK] == OWNED | LOCAL | STATIC | REMOTE | 0xFFFF
+    assert (vtep[WHERE], port[WHERE]) == (3 | REMOTE, 3)

@@ -10,8 +10,9 @@ from ebpf.loader import CONSTANT_MAGIC
 from ebpf.source import flatten
 from pydp import fdb as reading
 from pydp.datapath import change, specs
-from pydp.modes import bridge, count
+from pydp.modes import bridge, count, ipip, peers, segments, vxlan
 from pydp.modes import fdb as table
+from pydp.modes.base import Role
 from pydp.sources import bpf_src
 
 
@@ -35,7 +36,7 @@ def abi() -> Abi:
             "fdb_flag",
             {
                 f"FDB_{name}": getattr(table, name)
-                for name in ("SLOT_MASK", "VALID", "STATIC", "LOCAL", "STICKY", "OWNED")
+                for name in ("SLOT_MASK", "VALID", "STATIC", "LOCAL", "STICKY", "OWNED", "REMOTE")
             },
         ),
         (
@@ -44,6 +45,50 @@ def abi() -> Abi:
                 f"PORT_{name}": getattr(bridge, name)
                 for name in ("PRESENT", "FORWARDING", "LEARNING", "HAIRPIN", "ISOLATED", "PUNT", "PEER")
             },
+        ),
+        ("role", {f"ROLE_{role.name}": role.value for role in Role}),
+        (
+            "vxlan_limit",
+            {
+                "VXLAN_PORTS": vxlan.MAX_PORTS,
+                "VXLAN_SEGMENTS": vxlan.MAX_SEGMENTS,
+                "VXLAN_VTEPS": vxlan.MAX_VTEPS,
+            },
+        ),
+        (
+            "vxlan_port_flag",
+            {
+                "VXLAN_PRESENT": vxlan.PRESENT,
+                "VXLAN_PEER": vxlan.PEER,
+                "VXLAN_PUNT": vxlan.PUNT,
+                "VXLAN_LOCAL_LEARNING": vxlan.LEARNING,
+            },
+        ),
+        (
+            "vxlan_vtep_flag",
+            {name: getattr(vxlan, name) for name in ("VTEP_PRESENT", "VTEP_GROUP", "VTEP_LEARNING")},
+        ),
+        (
+            "tunnel_flag",
+            {
+                f"TUNNEL_{name}": getattr(segments, name)
+                for name in ("TTL_INHERIT", "TOS_INHERIT", "DF_SET", "DF_INHERIT", "CHECKSUM")
+            },
+        ),
+        (
+            "ipip_limit",
+            {
+                "IPIP_PORTS": ipip.MAX_PORTS,
+                "IPIP_PLACES": ipip.MAX_PLACES,
+                "IPIP_PEERS": 2 * peers.MAX_PEERS,
+                "IPIP_PREFIXES": peers.MAX_PREFIXES,
+            },
+        ),
+        ("ipip_port_flag", {"IPIP_VETH_PEER": ipip.VETH_PEER}),
+        ("path_limit", {"PATH_KEPT": peers.PATH_KEPT}),
+        (
+            "tunnel_flag",
+            {f"TUNNEL_{name}": getattr(peers, name) for name in ("TTL_INHERIT", "TOS_INHERIT", "DF_SET", "DF_INHERIT")},
         ),
         ("fdb_event", {f"FDB_{name.upper()}": number for number, name in enumerate(reading.EVENTS)}),
     ],
