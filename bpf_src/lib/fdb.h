@@ -199,7 +199,8 @@ static __always_inline __u64 fdb_nonzero(__u64 number)
 
 /* How gladly a place is given away: empty before aged, before the one not seen for longest; 0 for never. Buckets fill from the
  * first place on, so of two buckets with empty places the emptier one is taken. That lets the table fill to two thirds before
- * addresses that meet evict each other. NUMBER, 0 to 7, tells which place it is, in the lowest bits. */
+ * addresses that meet evict each other. NUMBER, 0 to 7, tells which place it is, in the lowest bits; the higher one wins: the first bucket,
+ * where addresses are looked for first. */
 static __always_inline __u64 fdb_worth(struct fdb_bucket *bucket, __u32 way, __u32 number, __u32 now)
 {
 	__u64 where = *(volatile __u32 *)&bucket->where[way], idle = fdb_idle(bucket->seen[way], now);
@@ -222,8 +223,8 @@ static __always_inline __u64 fdb_offer(struct fdb_bucket *bucket, struct fdb_buc
 	__u64 best = 0;
 #pragma unroll
 	for (__u32 i = 0; i < FDB_WAYS; i++) {
-		best = fdb_better(best, fdb_worth(bucket, i, i, now));
-		best = fdb_better(best, fdb_worth(other, i, FDB_WAYS + i, now));
+		best = fdb_better(best, fdb_worth(bucket, i, FDB_WAYS + i, now));
+		best = fdb_better(best, fdb_worth(other, i, i, now));
 	}
 	return best;
 }
@@ -238,7 +239,7 @@ static __always_inline enum fdb_event fdb_insert(__u64 key, __u64 hash, __u32 wh
 	__u32 way = best & 3;
 	if (!worth)
 		return FDB_FULL;
-	if (best & FDB_WAYS)
+	if (!(best & FDB_WAYS))
 		bucket = other;
 	__u32 before = *(volatile __u32 *)&bucket->where[way];
 	if (before & FDB_STATIC || !fdb_take(bucket, way, before))

@@ -64,7 +64,9 @@ def pydp_ipip() -> TunnelPath:
 def bare(how: str) -> TunnelPath:
     """XDP on node 0 that sends everything on, as it is, between the container's port and the underlay."""
     title = {"redirect": "bare XDP bpf_redirect", "devmap": "bare XDP redirect_map"}[how]
-    return TunnelPath(how, title, functools.partial(_bare, program=f"limit_{how}"), encapsulates=False, polls=True, bare=True)
+    return TunnelPath(
+        how, title, functools.partial(_bare, program=f"limit_{how}"), encapsulates=False, polls=True, bare=True
+    )
 
 
 def bare_tunnel(kind: str, way: str) -> TunnelPath:

@@ -21,6 +21,7 @@ VERBS = {
     "status": ("pydp.cli.status", "what is attached where, hook and why, counters, how full maps are"),
     "stats": ("pydp.cli.stats", "verdicts by port, punts and drops with their reason"),
     "fdb": ("pydp.cli.fdb", "show and change the FDB of a bridge"),
+    "tunnel": ("pydp.cli.tunnel", "show tunnels with their counters, and change the peers of mode ipip"),
     "exporter": ("pydp.cli.exporter", "serve metrics for Prometheus"),
     "doctor": ("pydp.cli.doctor", "what this machine lacks, what each port would get, with the command that mends it"),
     "bench": ("pydp.bench.cli", "measure pydp beside the kernel's own path"),

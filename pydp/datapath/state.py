@@ -22,10 +22,10 @@ class Instance:
 
     ``hook`` is where frames are taken ("xdp", "xdp-generic", "tc"), ``why`` the reason in words, ``hooks`` the hooks of
     each port that have a program of it, ``roles`` the ports that are more than that, ``companion`` the index of the
-    device that was made for it, ``routes`` and ``groups`` what else was set for it,
-    ``numbers`` those of its members (by kind) in maps. ``options`` are as given; ``constants`` and ``sizes`` what follows
-    from them. ``maps`` tells of every map its kind, the C types of key and value, and the layout of the value
-    ([[member, offset, size], ...]). ``revision`` grows with every change of the instance.
+    device that was made for it, ``routes`` and ``groups`` what else was set for it, ``numbers`` those of its members
+    (by kind) in maps. ``options`` are as given; ``constants`` and ``sizes`` what follows from them. ``maps`` tells of
+    every map its kind, the C types of key and value, and the layout of the value ([[member, offset, size], ...]).
+    ``revision`` grows with every change of the instance.
     """
 
     name: str

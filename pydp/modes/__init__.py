@@ -9,9 +9,10 @@ from pydp.errors import UsageError
 from pydp.modes.base import Mode
 from pydp.modes.bridge import BridgeMode
 from pydp.modes.count import CountMode
+from pydp.modes.ipip import IpipMode
 from pydp.modes.vxlan import VxlanMode
 
-MODES: Mapping[str, Mode] = {mode.name: mode for mode in (CountMode(), BridgeMode(), VxlanMode())}
+MODES: Mapping[str, Mode] = {mode.name: mode for mode in (CountMode(), BridgeMode(), VxlanMode(), IpipMode())}
 
 
 def mode_of(name: str) -> Mode:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pydp tunnel`: who is at the other ends, what went each way, and the peers of mode ipip."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydp.cli.output import VERSION, plural, printable, show_json, table
+
+if TYPE_CHECKING:
+    from pydp.datapath import Instance, Reader
+
+_SHOWN = 4  # networks in a line
+_COUNTS = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="show|add|del")
+    parser.set_defaults(action=_show, name="", json=False)
+    one = _action(actions, "show", _show, "show VTEPs and peers with their counters")
+    one.add_argument("name", nargs="?", default="", metavar="NAME", help="one instance (default: all)")
+    one.add_argument("-j", "--json", action="store_true", help=f"show JSON (version {VERSION})")
+    one = _action(actions, "add", _add, "have networks behind a peer, which may be a new one")
+    one.add_argument("name", metavar="NAME", help="instance of mode ipip")
+    one.add_argument("peer", nargs="+", metavar="ADDR=PREFIX[,...]", help="the peer and the networks")
+    one.add_argument("--dry-run", action="store_true", help="check, and say what would be done")
+    one = _action(actions, "del", _del, "take away a peer, or networks behind it")
+    one.add_argument("name", metavar="NAME", help="instance of mode ipip")
+    one.add_argument("peer", metavar="ADDR[=PREFIX,...]", help="the peer, or the networks that go")
+    one.add_argument("--dry-run", action="store_true", help="check, and say what would be done")
+
+
+def run(args: argparse.Namespace) -> int:
+    result: int = args.action(args)
+    return result
+
+
+def _action(actions: Any, name: str, function: Any, text: str) -> Any:
+    one = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    one.set_defaults(action=function)
+    return one
+
+
+def _show(args: argparse.Namespace) -> int:
+    from pydp.cli.session import chosen, reading
+
+    with reading() as reader:
+        if args.json and not reader.state.instances and not args.name:
+            show_json({"instances": []})
+            return 0
+        found = [one for one in (describe(reader, each) for each in chosen(reader, args.name)) if one]
+    if args.json:
+        show_json({"instances": found})
+    elif found:
+        print("\n\n".join(_text(one) for one in found))
+    return 0
+
+
+def describe(reader: Reader, instance: Instance) -> dict[str, Any] | None:
+    """The tunnels of an instance, for JSON; None for one that has none."""
+    from pydp import tunnel, tunnels
+
+    if tunnel.has_peers(instance):
+        rows = [
+            {
+                "remote": one.remote,
+                "networks": list(one.networks),
+                "path_mtu": one.path_mtu or None,
+                **{key: getattr(one, key) for key in _COUNTS},
+            }
+            for one in tunnel.peers(reader, instance)
+        ]
+    elif tunnels.has_tunnels(instance):
+        rows = [
+            {"remote": one.remote, "vni": one.vni, **{key: getattr(one, key) for key in _COUNTS}}
+            for one in tunnels.tunnels(reader, instance)
+        ]
+    else:
+        return None
+    return {"name": instance.name, "mode": instance.mode, "tunnels": rows}
+
+
+def _text(one: Mapping[str, Any]) -> str:
+    rows = [
+        (each["remote"], _behind(each), each.get("path_mtu") or "", *(each[key] for key in _COUNTS))
+        for each in one["tunnels"]
+    ]
+    what = "VNI" if one["mode"] == "vxlan" else "NETWORKS"
+    headers = ("REMOTE", what, "PATH MTU", "SENT", "BYTES", "RECEIVED", "BYTES ")
+    head = f"{one['name']}: mode {one['mode']}, {plural(len(rows), 'peer' if what == 'NETWORKS' else 'VTEP')}"
+    return printable(head) + "\n" + table(headers, rows, right=headers[2:], indent="  ")
+
+
+def _behind(each: Mapping[str, Any]) -> str:
+    if "networks" not in each:
+        return str(each["vni"])
+    more = len(each["networks"]) - _SHOWN
+    return " ".join(each["networks"][:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _add(args: argparse.Namespace) -> int:
+    from pydp import tunnel
+    from pydp.datapath import Datapath
+
+    instance = tunnel.add(Datapath(), args.name, args.peer, dry_run=args.dry_run)
+    return _done(instance, args.peer, "added to", args)
+
+
+def _del(args: argparse.Namespace) -> int:
+    from pydp import tunnel
+    from pydp.datapath import Datapath
+
+    instance = tunnel.delete(Datapath(), args.name, args.peer, dry_run=args.dry_run)
+    return _done(instance, [args.peer], "deleted from", args)
+
+
+def _done(instance: Instance, peers: Sequence[str], action: str, args: argparse.Namespace) -> int:
+    would = "would be " if args.dry_run else ""
+    print(printable(f"{' '.join(peers)} {would}{action} {instance.name}"))
+    return 0

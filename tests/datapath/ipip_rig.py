@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mode ipip without devices: its three programs on one set of maps, and the packets of every kind of tunnel by scapy.
+
+p0 is the underlay, p1 a port. "arriving" and "port" run on the hook of the rig, "leaving" on the way out of p0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Self
+
+from scapy.layers.l2 import GRE
+
+from ebpf import testrun
+from ebpf.loader import Program, compile_source, load
+from ebpf.maps import Map
+from pydp.datapath.compose import Stage, compose, program_name
+from pydp.model import Link, Route, Tunnel
+from pydp.modes import MODES
+from pydp.modes.base import Context, Role
+from pydp.modes.ipip import IpipOptions
+from pydp.modes.peers import KINDS as TRAITS
+from pydp.modes.table import address_words, table_hash
+from tests.datapath.frames import IP, UDP, Ether, IPv6, Packet, Raw
+from tests.datapath.harness import ACTIONS, BASE, Result, links, ticks_now
+
+MODE = MODES["ipip"]
+HERE, THERE, PORT, STATION = ("02:00:00:00:01:00", "02:00:00:00:0b:01", "02:00:00:00:01:01", "02:00:00:00:0a:01")
+PLACES = ("arriving", "port", "leaving")
+ROLES = {"arriving": Role.UNDERLAY, "port": Role.PORT, "leaving": Role.UNDERLAY}
+CACHED = 1024  # IPIP_CACHED
+IDENT = 0x1234
+
+# Per kind: the options that make it.
+V4_OUT, V6_OUT = ("192.0.2.1", "192.0.2.2", "192.0.2.3"), ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::2")
+V4_IN, V6_IN = ("10.2.0.0/16", "10.3.0.0/16", "10.2.9.0/24"), ("fd02::/16", "fd03::/32", "fd02:9::/32")
+
+
+def options_of(kind: str, outer: int, inner: int, **more: Any) -> dict[str, Any]:
+    """Two peers; of the first one's network, a part is behind the second."""
+    local, first, second = V6_OUT if outer == 6 else V4_OUT
+    one, two, part = V6_IN if inner == 6 else V4_IN
+    peers = (f"{first}={one}", f"{second}={two},{part}")
+    return {"kind": kind, "local": local, "peer": peers, "port": ("p1",), **more}
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "ipip": options_of("ipip", 4, 4),
+    "sit": options_of("sit", 4, 6),
+    "ip6ip6": options_of("ip6ip6", 6, 6),
+    "ip4ip6": options_of("ip4ip6", 6, 4),
+    "gre": options_of("gre", 4, 4),
+    "gre-key": options_of("gre", 4, 4, key=0x01020304),
+    "gre-6in4": options_of("gre", 4, 6),
+    "gre-4in6": options_of("gre", 6, 4, key=7),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """Addresses of one kind: ``far`` is behind ``peer``, ``farther`` behind ``other``, ``part`` too, though in the
+    network of the first; ``near`` is behind this end.
+    """
+
+    name: str
+    hook: str = "tc"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return KINDS[self.name]
+
+    @property
+    def outer6(self) -> bool:
+        return ":" in self.options["local"]
+
+    @property
+    def inner6(self) -> bool:
+        return ":" in self.options["peer"][0].partition("=")[2]
+
+    @property
+    def ends(self) -> tuple[str, str, str]:
+        """Local end, peer, other peer."""
+        return V6_OUT if self.outer6 else V4_OUT
+
+    @property
+    def overhead(self) -> int:
+        gre = 0 if self.options["kind"] != "gre" else 8 if "key" in self.options else 4
+        return (40 if self.outer6 else 20) + gre
+
+    @property
+    def near(self) -> str:
+        return "fd01::1" if self.inner6 else "10.1.0.1"
+
+    @property
+    def far(self) -> str:
+        return "fd02::1" if self.inner6 else "10.2.0.1"
+
+    @property
+    def farther(self) -> str:
+        return "fd03::1" if self.inner6 else "10.3.0.1"
+
+    @property
+    def part(self) -> str:
+        return "fd02:9::1" if self.inner6 else "10.2.9.1"
+
+    def inner(
+        self, src: str = "", dst: str = "", *, size: int = 30, ttl: int = 64, tos: int = 0, **fields: Any
+    ) -> Packet:
+        """A UDP packet with SIZE bytes of payload, by default from the peer's network to this end's."""
+        ends = {"src": src or self.far, "dst": dst or self.near}
+        ip = IPv6(hlim=ttl, tc=tos, **ends, **fields) if self.inner6 else IP(ttl=ttl, tos=tos, id=9, **ends, **fields)
+        return ip / UDP(sport=1000, dport=2000) / Raw(bytes(i & 0xFF for i in range(size)))
+
+    def outgoing(self, **fields: Any) -> Packet:
+        return self.inner(self.near, self.far, **fields)
+
+    def wrap(self, payload: Any, src: str = "", dst: str = "", *, gre: Mapping[str, Any] | None = None,
+             ttl: int = 64, tos: int = 0, **fields: Any) -> Packet:  # fmt: skip
+        """PAYLOAD in its outer headers, by default from the first peer to this end."""
+        local, peer, _ = self.ends
+        number = TRAITS[self.options["kind"]][0]
+        ends = {"src": src or peer, "dst": dst or local}
+        if self.outer6:
+            header = IPv6(**{"nh": number, "hlim": ttl, "tc": tos, **ends, **fields})
+        else:
+            header = IP(**{"proto": number, "ttl": ttl, "tos": tos, "id": IDENT, "flags": "DF", **ends, **fields})
+        if self.options["kind"] == "gre":
+            key = {"key_present": 1, "key": self.options["key"]} if "key" in self.options else {}
+            header /= GRE(**{"proto": 0x86DD if self.inner6 else 0x0800, **key, **(gre or {})})
+        return header / Raw(bytes(payload))
+
+    def sent(self, payload: Any, **fields: Any) -> bytes:
+        """The frame by which PAYLOAD leaves for the first peer."""
+        local, peer, _ = self.ends
+        packet = self.wrap(payload, **{"src": local, "dst": peer, **fields})
+        return bytes(Ether(dst=THERE, src=HERE, type=0x86DD if self.outer6 else 0x0800) / packet)
+
+    def received(self, payload: Any, *, dest: str = HERE, **fields: Any) -> bytes:
+        """A frame from the first peer."""
+        packet = self.wrap(payload, **fields)
+        return bytes(Ether(dst=dest, src=THERE, type=0x86DD if self.outer6 else 0x0800) / packet)
+
+    def frame(self, packet: Any, dest: str, source: str) -> bytes:
+        """An inner packet outside of a tunnel."""
+        return bytes(Ether(dst=dest, src=source, type=0x86DD if self.inner6 else 0x0800) / packet)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A picture of a kernel that is not there."""
+
+    links: Mapping[int, Link]
+    tunnels: Mapping[int, Tunnel] = field(default_factory=dict)
+    bridges: Mapping[int, Any] = field(default_factory=dict)
+    vxlans: Mapping[int, Any] = field(default_factory=dict)
+
+    def name(self, ifindex: int) -> str:
+        return self.links[ifindex].name
+
+    def link(self, name: str) -> Link:
+        return next(one for one in self.links.values() if one.name == name)
+
+
+class IpipRig:
+    """The programs at PLACES, and the maps of an instance. Close it, or use it in a ``with`` block."""
+
+    def __init__(
+        self, hook: str, options: Mapping[str, Any], *, mtu: int = 1500,
+        tunnels: Sequence[Tunnel] = (), routes: Sequence[Route] = (), places: Sequence[str] = PLACES,
+    ) -> None:  # fmt: skip
+        self.hook = hook
+        self._stack = contextlib.ExitStack()
+        self._programs: dict[str, Program] = {}
+        self.options = IpipOptions(**options)
+        view = View(links(3, mtu), {one.ifindex: one for one in tunnels})
+        target = MODE.target(self.options, ["p0"], view)
+        slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
+        self.context = Context(view, target, slots, hook, foreign_routes=routes)
+        stage = Stage(0, "ipip", MODE.constants(self.options, self.context))
+        hooks = {place: "tc-egress" if place == "leaving" else hook for place in places}
+        self._hooks = hooks
+        self._compiled = {
+            one: compile_source(compose(one, [stage], counters=True, frags=False)) for one in set(hooks.values())
+        }
+        self.maps: dict[str, Map] = {}
+        sizes = MODE.sizes(self.options, self.context)
+        for compiled in self._compiled.values():
+            for name, spec in compiled.maps.items():
+                if name not in self.maps:
+                    made = Map.create(spec.sized(sizes.get(name, spec.max_entries)))
+                    self.maps[name] = self._stack.enter_context(made)
+        for name, entries in MODE.entries(self.options, self.context).items():
+            if name in self.maps:  # or no program that is wanted looks at it
+                self.maps[name].update(entries)
+        self._verdicts = next(iter(self._compiled.values())).abi.enum("verdict")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def forget(self) -> None:
+        """As if just made."""
+        for name in ("ipip_cache", "ipip_ways", "ipip_hops", "ipip_paths", "ipip_counts"):
+            one = self.maps[name]
+            empty = one.spec.value.unpack(bytes(one.spec.value.size))
+            one.update(dict.fromkeys(range(one.spec.max_entries), empty))
+
+    def index(self, address: str) -> int:
+        """A peer's place in the maps."""
+        from pydp.modes.ipip import peer_indices
+
+        return peer_indices(self.options, self.context)[ip_address(address)]
+
+    def resolve(self, address: str, *, mtu: int = 1500, ifindex: int = BASE) -> None:
+        """The way to a peer as bpf_fib_lookup() tells it, which knows none without devices. It holds for 50 ms."""
+        self.maps["ipip_hops"].set(self.index(address), _hop(THERE, HERE, mtu, ifindex))
+
+    def resolve_inner(self, address: str, *, mtu: int = 1500, ifindex: int = BASE + 1) -> None:
+        """The same for the way to an inner address: by p1, unless told otherwise."""
+        words = address_words(ip_address(address))
+        key = words[0]
+        if ":" in address:
+            key = (words[0] ^ words[1] << 32) + (words[2] ^ words[3] << 32) & (1 << 64) - 1
+        self.maps["ipip_ways"].set(table_hash(key) % CACHED, (words, _hop(STATION, PORT, mtu, ifindex)))
+
+    def send(self, place: str, frame: bytes, **options: Any) -> Result:
+        """One frame at one of the programs."""
+        before = self._counts()
+        outcome = testrun.run(self._program(place), frame, **options)
+        fresh = {
+            index: size - before.get(index, (0, 0))[1]
+            for index, (packets, size) in self._counts().items()
+            if packets != before.get(index, (0, 0))[0]
+        }
+        assert len(fresh) == 1, f"counted under {fresh}"
+        ((index, length),) = fresh.items()
+        action = ACTIONS["xdp" if self._hooks[place] == "xdp" else "tc"][outcome.action]
+        return Result(self._verdicts.name_of(index), action, outcome.frame, "ipip", length)
+
+    def sent(self, place: str, frame: bytes, peer: str, **way: Any) -> Result:
+        """The same, where the way to PEER is known."""
+        for _ in range(50):
+            self.resolve(peer, **way)
+            result = self.send(place, frame)
+            if result.verdict != "PUNT_NEIGHBOUR" and self._is_kept("ipip_hops", self.index(peer)):
+                return result
+        raise AssertionError("the way was forgotten each time")
+
+    def delivered(self, frame: bytes, station: str, **way: Any) -> Result:
+        """A frame from the underlay, where the way to STATION is known."""
+        for _ in range(50):
+            self.resolve_inner(station, **way)
+            result = self.send("arriving", frame)
+            if result.verdict != "PASS_DECAP":
+                return result
+        return result
+
+    def counts(self, peer: str) -> tuple[int, ...]:
+        """struct tunnel_count of a peer, without its owner."""
+        return self.maps["ipip_counts"].sums().get(self.index(peer), (0, 0, 0, 0))[:4]
+
+    def _is_kept(self, name: str, index: int) -> bool:
+        return all(one.ready for one in self.maps[name].get(index))
+
+    def _counts(self) -> dict[int, tuple[int, ...]]:
+        return self.maps["counters"].sums()
+
+    def _program(self, place: str) -> Program:
+        if place not in self._programs:
+            hook = self._hooks[place]
+            compiled = self._compiled[hook]
+            maps = {name: self.maps[name] for name in compiled.maps}
+            constants = {0: 1 if place == "port" else 0, 1: 5, 2: ROLES[place]}
+            kind = "xdp" if hook == "xdp" else "tc"
+            program = load(compiled, program_name(hook), kind, maps, constants=constants)
+            self._programs[place] = self._stack.enter_context(program)
+        return self._programs[place]
+
+
+def _hop(dest: str, source: str, mtu: int, ifindex: int) -> tuple[Any, ...]:
+    """struct hop."""
+    now = ticks_now()
+    to, by = (int.from_bytes(bytes.fromhex(one.replace(":", "")), "little") for one in (dest, source))
+    header = (to | (by & 0xFFFF) << 48, by >> 16, 0)
+    return (now, now, ifindex, mtu, 1, 0, IDENT, (0, 0, 0), header)
