@@ -272,19 +272,18 @@ static __always_inline bool ipip_wrap(hook_ctx *ctx, const struct ipip_peer *pee
 	return true;
 }
 
-/* A packet that is on its way out of the underlay and too long for the path to its peer. Answered; if it may be cut up, by a router on the
- * path (PASS_UNCLAIMED). */
-static __always_inline enum verdict ipip_too_big(hook_ctx *ctx, struct packet *packet, const struct inner *inner,
-						 __u32 mtu, bool passes_device)
+/* A packet that is on its way out of the underlay and too long for the path to its peer: answered, also where it does not forbid to cut
+ * it up. Cut up outside it would be lost at a peer that has no tunnel device, which nobody puts it together for. */
+static __always_inline enum verdict ipip_too_big(hook_ctx *ctx, struct packet *packet, __u32 mtu)
 {
-	if (too_big_answers(ctx, packet, mtu - IPIP_ROOM)) {
+	if (too_big_answers(ctx, packet, mtu - IPIP_ROOM, true)) {
 		if (!too_big_reply(ctx, packet, mtu - IPIP_ROOM))
 			return DROP_MTU;
 		packet->egress = PYDP_IPIP_UNDERLAY;
 		packet->turn = TURN_BACK;
 		return FORWARD_REPLY;
 	}
-	return inner->df || PYDP_TUNNEL_IPV6 || !passes_device ? DROP_MTU : PASS_UNCLAIMED;
+	return DROP_MTU;
 }
 
 /* On the way out of the underlay. What is for a peer never leaves as it is. */
@@ -317,12 +316,8 @@ static __always_inline enum verdict ipip_leaving(hook_ctx *ctx, struct packet *p
 	__u32 device_mtu = hop->ready && hop->mtu < PYDP_TUNNEL_MTU ? hop->mtu : PYDP_TUNNEL_MTU;
 	__u32 mtu = path_mtu(path, device_mtu, now), length = inner_length(ctx, packet, &inner) + IPIP_ROOM;
 	struct ipip_out out = { .length = packet->length - ETH_HLEN, .df = outer_df(PYDP_IPIP_FLAGS, &inner) };
-	if (length > mtu) {
-		enum verdict verdict = ipip_too_big(ctx, packet, &inner, mtu, length <= device_mtu);
-		if (verdict != PASS_UNCLAIMED)
-			return verdict;
-		out.df = 0;
-	}
+	if (length > mtu)
+		return ipip_too_big(ctx, packet, mtu);
 	out.there = hop->ready;
 	if (!ipip_wrap(ctx, peer, hop, &inner, &out))
 		return DROP_INNER;

@@ -286,7 +286,7 @@ static __always_inline enum verdict vxlan_too_big(hook_ctx *ctx, struct packet *
 						  __u32 index, const struct vxlan_port *in, const struct inner *inner,
 						  __u32 mtu)
 {
-	if (PYDP_VXLAN_ADOPTED || !too_big_answers(ctx, packet, mtu))
+	if (PYDP_VXLAN_ADOPTED || !too_big_answers(ctx, packet, mtu, false))
 		return vxlan_hand_over(ctx, packet, vtep, index, inner, PUNT_TOO_BIG);
 	if (!too_big_reply(ctx, packet, mtu))
 		return PUNT_ERROR;

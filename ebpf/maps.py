@@ -272,6 +272,18 @@ class Map:
             part = packed[at : at + BATCH]
             libbpf.map_update_batch(self.fd, b"".join(k for k, _ in part), b"".join(v for _, v in part), len(part))
 
+    @_wrapped("update")
+    def take_over(self, other: Map) -> None:
+        """Have the records of another array of the same layout, as many as there is room for. Raises MapError."""
+        keys, values = other.raw()
+        if self.spec.kind not in ARRAYS or self.spec.kind in ONE_BY_ONE or other._slot_size != self._slot_size:
+            raise MapError(f"map {self.spec.name}: not an array of the same records")
+        count = min(len(keys) // self.spec.key.size, self.spec.max_entries)
+        for at in range(0, count, BATCH):
+            end = min(at + BATCH, count)
+            part = values[at * self._slot_size : end * self._slot_size]
+            libbpf.map_update_batch(self.fd, keys[at * self.spec.key.size : end * self.spec.key.size], part, end - at)
+
     @_wrapped("delete")
     def _delete_many(self, keys: list[bytes]) -> None:
         for key in keys:

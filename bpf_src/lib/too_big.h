@@ -9,8 +9,9 @@ enum too_big {
 	TOO_BIG_LEAST6 = 1280,
 };
 
-/* Does the kernel answer this one (iptunnel_pmtud_check_icmp)? Not for groups, nor for errors; IPv4 must say just DF. */
-static __always_inline bool too_big_answers(hook_ctx *ctx, const struct packet *packet, __u32 mtu)
+/* Does the kernel answer this one (iptunnel_pmtud_check_icmp)? Not for groups, nor for errors; IPv4 must say just DF. ALWAYS also answers those that
+ * do not, and first fragments: the sender's stack takes it to heart all the same (ipv4_update_pmtu). */
+static __always_inline bool too_big_answers(hook_ctx *ctx, const struct packet *packet, __u32 mtu, const bool always)
 {
 	void *at = hook_data(ctx) + ETH_HLEN, *end = hook_data_end(ctx);
 	__u8 *byte = at;
@@ -24,8 +25,8 @@ static __always_inline bool too_big_answers(hook_ctx *ctx, const struct packet *
 	struct iphdr *ip = at;
 	if (packet->ethertype != bpf_htons(ETH_P_IP) || mtu < TOO_BIG_LEAST4 || at + 21 > end)
 		return false;
-	if (ip->ihl != 5 || ip->frag_off != bpf_htons(IP_DONT_FRAGMENT) || !byte[12] || byte[12] >= 224 ||
-	    byte[16] >= 224)
+	bool wanted = always ? !(ip->frag_off & bpf_htons(0x1fff)) : ip->frag_off == bpf_htons(IP_DONT_FRAGMENT);
+	if (ip->ihl != 5 || !wanted || !byte[12] || byte[12] >= 224 || byte[16] >= 224)
 		return false;
 	return ip->protocol != IP_ICMP || byte[20] == 8 || byte[20] == 0;
 }

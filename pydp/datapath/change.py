@@ -167,6 +167,10 @@ class Change:
                 self._built.maps[pin] = self._stack.enter_context(Map.open(spec, str(path)))
             else:
                 self._built.maps[pin] = self._stack.enter_context(Map.create(spec))
+                if map_name in traits.counted and path.exists():
+                    compare_layouts(pin, self.old.instances[name].maps.get(map_name), told)
+                    with Map.open(spec, str(path)) as before:
+                        self._built.maps[pin].take_over(before)
             self._record(name, map_name, told)
 
     def _fits(self, name: str, map_name: str, entries: int) -> bool:
@@ -292,12 +296,14 @@ class Change:
         self._reroute()
 
     def _reroute(self) -> None:
-        """Routes come when the programs that they lead to are there."""
-        if self.new.routes - self.old.routes or self.new.groups - self.old.groups:
+        """Routes come when the programs that they lead to are there; those that were there may have gone since, with
+        a device that was down in between.
+        """
+        if self.new.routes or self.new.groups:
             from pydp.kernel import routes
 
-            routes.add_routes(self.new.routes - self.old.routes)
-            for group in self.new.groups - self.old.groups:
+            routes.add_routes(self.new.routes)
+            for group in self.new.groups:
                 routes.join(group)
 
     def _port_name(self, one: Attachment) -> str:

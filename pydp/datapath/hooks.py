@@ -116,15 +116,19 @@ def _veth_obstacles(device: Device, hook: str) -> list[Obstacle]:
         found.append((_CHECKSUMS if hook == "xdp" else _SEGMENTS, "tx off"))
     if peer.features.tx_vlan:
         found.append(("sends VLAN tags outside the frame, where XDP does not see them", "txvlan off"))
+    deaf = hook == "xdp" and peer.polls and device.xdp is not None and not device.xdp & XdpFeature.NDO_XMIT
     if hook == "xdp" and not peer.polls:
         found.append(("does not poll with NAPI, so that frames redirected to it vanish", "gro on"))
+    if deaf:  # veth_set_features() tells the other end only while the device is up
+        found.append(("was set to poll while it was down, so that frames redirected to it vanish", "gro on"))
     if not found:
         return []
+    again = f"{command}gro off && " if deaf else ""
     return [
         Obstacle(
             link.name,
             f"{where} " + ", and ".join(what for what, _ in found),
-            command + " ".join(flag for _, flag in found),
+            again + command + " ".join(flag for _, flag in found),
         )
     ]
 

@@ -49,7 +49,10 @@ def next_hop(address: str, *, oif: int = 0) -> NextHop:
     except OSError as error:
         where = f" through interface {oif}" if oif else ""
         why = os.strerror(error.errno or 0)
-        raise PydpError(f"no route to {address}{where}: {why}", hint=f"ip route get {address}") from error
+        hint = f"ip route get {address}"
+        if target.is_link_local and error.errno == errno.ENETUNREACH:
+            hint = "IPv6 has to be on there: sysctl net.ipv6.conf.DEV.disable_ipv6=0"
+        raise PydpError(f"no route to {address}{where}: {why}", hint=hint) from error
 
 
 def resolved(routes: Iterable[Route]) -> tuple[Route, ...]:

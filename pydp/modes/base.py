@@ -109,7 +109,8 @@ class Traits:
 
     ``order``: stages run in this order (filter 10, nat 20, tunnel 30, bridge 40). ``depth``: how deep packets are
     parsed (2 to 4, see packet.h). ``maps``: the maps that belong to the stage. ``learned``: those that the datapath
-    writes, which survive a replace. ``tails``: prog array -> program to put at index 0, on hook tc.
+    writes, which survive a replace; of these, ``counted`` are arrays of counters by number, which survive it also when
+    the replace makes them larger. ``tails``: prog array -> program to put at index 0, on hook tc.
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
     would compete for a port's traffic. ``promiscuous``: its ports (Role.PORT) must take frames for others.
     """
@@ -118,6 +119,7 @@ class Traits:
     depth: int
     maps: frozenset[str]
     learned: frozenset[str] = frozenset()
+    counted: frozenset[str] = frozenset()
     tails: Mapping[str, str] = field(default_factory=dict)
     control: Control | None = None
     finishes: bool = False

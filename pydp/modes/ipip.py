@@ -61,6 +61,7 @@ class IpipMode(Mode):
             }
         ),
         learned=frozenset({"ipip_counts"}),
+        counted=frozenset({"ipip_counts"}),
     )  # fmt: skip
     Options = IpipOptions
 

@@ -83,6 +83,7 @@ class VxlanMode(Mode):
             }
         ),
         learned=frozenset({"fdb", "fdb_events", "vxlan_counts"}),
+        counted=frozenset({"vxlan_counts"}),
         tails={"vxlan_tails": "vxlan_copies"},
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,

@@ -436,14 +436,15 @@ def test_the_path_is_narrower_than_the_device(make: MakeIpip, net: Net) -> None:
     assert rig.sent("leaving", net.frame(big, THERE, HERE), peer).verdict == "PASS_ENCAP"
 
 
-def test_what_may_be_cut_up_is_by_a_router(make: MakeIpip) -> None:
+@pytest.mark.parametrize(
+    ("flags", "frag", "verdict"), [("", 0, "FORWARD_REPLY"), ("MF", 0, "FORWARD_REPLY"), ("", 8, "DROP_MTU")]
+)
+def test_the_sender_of_what_may_be_cut_up_is_told_too(make: MakeIpip, flags: str, frag: int, verdict: str) -> None:
+    """At the other end nobody would put it together; later fragments have no ports to tell the sender by."""
     net = Net("ipip")
-    rig, packet = make(net), net.outgoing(size=1400)
+    rig, packet = make(net), net.outgoing(size=1400, flags=flags, frag=frag)
     rig.send("arriving", told(net, 1400))
-    result = rig.sent("leaving", net.frame(packet, THERE, HERE), net.ends[1])
-    assert (result.verdict, result.frame) == ("PASS_ENCAP", net.sent(packet, flags=""))
-    longer = net.outgoing(size=1473)
-    assert rig.sent("leaving", net.frame(longer, THERE, HERE), net.ends[1]).verdict == "DROP_MTU"
+    assert rig.sent("leaving", net.frame(packet, THERE, HERE), net.ends[1]).verdict == verdict
 
 
 def test_messages_that_concern_nobody(make: MakeIpip, net: Net) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -209,6 +210,41 @@ def test_a_path_that_is_narrower_than_both_ends(nodes: NodesFactory) -> None:
         assert "1380" in said.stdout + said.stderr
         (peer,) = made[0].ns.call(_peers, "ipip")
         assert peer.path_mtu == 1400
+
+
+def test_what_may_be_cut_up_on_a_narrow_path(nodes: NodesFactory) -> None:
+    """Nobody puts together what is cut up outside, so the sender, which may cut it up, hears of the path as well."""
+    made = nodes(2, router_mtu=1400, routed=True, container_mtu=1500)
+    near, far = made[0].containers[0], made[1].containers[0]
+    with tunnelled(made):
+        for size in (1400, 4000):
+            said = near.ns.run(
+                ["ping", "-c", "10", "-i", "0.1", "-W", "1", "-s", str(size), "-M", "dont", far.address4]
+            )
+            assert re.search(r" ([4-9]|10) received", said.stdout), said.stdout  # each end hears of it once
+        assert udp_sizes(far.ns, near.ns, far.address4, [1400, 4000], may_fragment=True) == {1400: True, 4000: True}
+
+
+def test_attaching_again_keeps_counters_and_brings_routes_back(nodes: NodesFactory) -> None:
+    """Also when there are so many peers now that their maps are larger."""
+    made = nodes(2, direct=True, routed=True)
+    near, far = made[0], made[1]
+    given = options(near, far, port=("p0",))
+    with tunnelled(made):
+        both_ways(made, size=100_000)
+        (before,) = near.ns.call(_peers, "ipip")
+        near.ns.run(["ip", "link", "set", "eth0", "down"])
+        near.ns.run(["ip", "link", "set", "eth0", "up"])
+        assert near.ns.run(["ip", "route", "show", network(far)]).stdout == ""
+        more = tuple(f"192.0.2.{100 + i}=10.99.{i}.0/24" for i in range(60))
+        request = Request("ipip", ("eth0",), hook="tc", options={**given, "peer": (*given["peer"], *more)})
+        near.ns.call(lambda: Datapath().attach(request))
+        assert near.ns.run(["ip", "route", "show", network(far)]).stdout != ""
+        peers = near.ns.call(_peers, "ipip")
+        assert len(peers) == 61
+        after = next(peer for peer in peers if peer.remote == before.remote)
+        assert after.sent_packets >= before.sent_packets > 0
+        both_ways(made, size=100_000)
 
 
 def _peers(name: str) -> list[tunnel.Peer]:
