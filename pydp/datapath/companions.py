@@ -11,9 +11,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ebpf.errors import EbpfError
 from ebpf.pins import Store
 from pydp.datapath.specs import dict_options
 from pydp.datapath.state import Instance, State
+from pydp.errors import PydpError
 from pydp.modes import MODES
 from pydp.modes.base import Context, Role
 
@@ -25,7 +27,8 @@ def kept(store: Store) -> Iterator[None]:
     try:
         yield
     finally:
-        _sweep(store)
+        with contextlib.suppress(EbpfError, PydpError, OSError):  # done is done: whoever comes next sweeps
+            _sweep(store)
 
 
 def _sweep(store: Store) -> None:

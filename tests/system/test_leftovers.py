@@ -229,7 +229,9 @@ class TestNamespacesGone:
         home, away, other = (self.veth(namespace) for _ in range(3))
         for ns in home, other:
             cleared(ns)
-        home.run(["ethtool", "-K", "v1", "tx", "off", "txvlan", "off", "gro", "on"])
+        home.run(["ip", "link", "set", "v1", "up"])  # or its other end does not hear that it polls
+        home.run(["ethtool", "-K", "v1", "tx", "off", "txvlan", "off", "gro", "off"])
+        home.run(["ethtool", "-K", "v1", "gro", "on"])
         home.run(["ip", "link", "set", "v0", "name", "moving"])
         home.call(attach, "count", "moving", hook="xdp")
         index = home.ifindex("moving")
