@@ -20,7 +20,7 @@ VERBS = {
     "detach": ("pydp.cli.detach", "take instances off their interfaces and restore what was there"),
     "status": ("pydp.cli.status", "what is attached where, hook and why, counters, how full maps are"),
     "stats": ("pydp.cli.stats", "verdicts by port, punts and drops with their reason"),
-    "fdb": ("pydp.cli.fdb", "show and change the FDB of a bridge"),
+    "fdb": ("pydp.cli.fdb", "show and change the FDB of a bridge or VXLAN segment"),
     "tunnel": ("pydp.cli.tunnel", "show tunnels with their counters, and change the peers of mode ipip"),
     "exporter": ("pydp.cli.exporter", "serve metrics for Prometheus"),
     "doctor": ("pydp.cli.doctor", "what this machine lacks, what each port would get, with the command that mends it"),
@@ -64,7 +64,7 @@ def make_parser() -> Parser:
     """The parser of the whole command line."""
     parser = Parser(
         prog="pydp",
-        description="Linux's bridge as eBPF programs: attached, counted, compared with the kernel's own path.",
+        description="Linux's bridge and tunnels as eBPF programs: attached, counted, compared with the kernel's own path.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
