@@ -64,7 +64,7 @@ def make_parser() -> Parser:
     """The parser of the whole command line."""
     parser = Parser(
         prog="pydp",
-        description="Linux's bridge and tunnels as eBPF programs: attached, counted, compared with the kernel's own path.",
+        description="Linux's bridge and tunnels as eBPF programs: attached, counted, compared with the kernel's.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
