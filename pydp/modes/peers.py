@@ -12,6 +12,7 @@ from pydp.errors import UsageError
 from pydp.model import Route, Tunnel
 from pydp.modes.base import View
 from pydp.modes.fdb import power_of_two
+from pydp.modes.outer import DF_INHERIT, DF_SET, TOS_INHERIT, TTL_INHERIT, parse_tos, parse_ttl
 from pydp.modes.table import table_hash, table_key
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ Network = IPv4Network | IPv6Network
 
 MAX_PEERS = 65536  # half of IPIP_PEERS
 MAX_PREFIXES = 1048576  # IPIP_PREFIXES
-TTL_INHERIT, TOS_INHERIT, DF_SET, DF_INHERIT = 1, 2, 4, 8  # enum tunnel_flag
 PATH_KEPT = 35763  # ticks, enum path_limit
 _FEWEST_PLACES = 64
 # kind: (IP protocol, IP version outside, inside), 0 for either
@@ -103,8 +103,8 @@ def standalone(options: IpipOptions) -> Peers:
     _check_networks(networks, local, kind, inner)
     if options.key is not None and kind != "gre":
         raise UsageError(f"--key {options.key}: only --kind gre has keys")
-    flags, ttl = _ttl(options.ttl)
-    more, tos = _tos(options.tos)
+    flags, ttl = parse_ttl(options.ttl, "--ttl")
+    more, tos = parse_tos(options.tos, "--tos")
     return Peers(
         kind, local, networks, inner, options.key, flags | more | _df(options.pmtudisc, inner), ttl, tos
     )  # fmt: skip
@@ -188,26 +188,6 @@ def _check_networks(networks: Mapping[Address, tuple[Network, ...]], local: Addr
 def _kinds(outer: int, inner: int) -> str:
     fitting = [name for name, (_, o, i) in KINDS.items() if o in (0, outer) and i in (0, inner)]
     return f"--kind {' or '.join(fitting)}"
-
-
-def _ttl(text: str) -> tuple[int, int]:
-    if text == "inherit":
-        return TTL_INHERIT, 0
-    if text.isdecimal() and 1 <= int(text) <= 255:
-        return 0, int(text)
-    raise UsageError(f"--ttl {text}: inherit, or 1 to 255")
-
-
-def _tos(text: str) -> tuple[int, int]:
-    if text == "inherit":
-        return TOS_INHERIT, 0
-    try:
-        number = int(text, 0)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 255:
-        raise UsageError(f"--tos {text}: inherit, or 0 to 255")
-    return 0, number
 
 
 def _df(pmtudisc: bool, inner: int) -> int:

@@ -14,14 +14,13 @@ from pydp.model import Defaults, FdbEntry, Vxlan, VxlanFdbEntry
 from pydp.modes.base import Context, View
 from pydp.modes.bridge import kernel_only
 from pydp.modes.fdb import fdb_key, kernel_request, remote_request
+from pydp.modes.outer import CHECKSUM, DF_INHERIT, DF_SET, TOS_INHERIT, TTL_INHERIT, parse_tos, parse_ttl
 
 if TYPE_CHECKING:
     from pydp.modes.vxlan import VxlanOptions
 
 Address = IPv4Address | IPv6Address
 
-# enum tunnel_flag
-TTL_INHERIT, TOS_INHERIT, DF_SET, DF_INHERIT, CHECKSUM = 1, 2, 4, 8, 16
 MAX_COPIES = 1024  # VTEPs of one segment: what a program may loop over
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 _SRCPORT = re.compile(r"(\d+)-(\d+)")
@@ -135,8 +134,8 @@ def _segment(options: VxlanOptions, given: Mapping[str, Any], view: View, defaul
     for one in (*remotes, *([group] if group else [])):
         if one.version != local.version:
             raise UsageError(f"{where}remote {one}: an instance has one underlay, and --local {local} is of another")
-    flags, ttl = _ttl(str(of("ttl", "auto")), where)
-    more, tos = _tos(str(of("tos", "0")), where)
+    flags, ttl = parse_ttl(str(of("ttl", "auto")), f"{where}ttl", automatic=True)
+    more, tos = parse_tos(str(of("tos", "0")), f"{where}tos")
     flags |= more | {"unset": 0, "set": DF_SET, "inherit": DF_INHERIT}[of("df", "unset")]
     flags |= CHECKSUM if of("udp_csum", local.version == 6) else 0
     copies = tuple(dict.fromkeys([group] if group else remotes))
@@ -169,28 +168,6 @@ def _address(text: str, name: str) -> Address:
         return ip_address(text)
     except ValueError:
         raise UsageError(f"{name} {text}: not an IP address") from None
-
-
-def _ttl(text: str, where: str) -> tuple[int, int]:
-    if text == "inherit":
-        return TTL_INHERIT, 0
-    if text == "auto":
-        return 0, 0
-    if text.isdecimal() and 1 <= int(text) <= 255:
-        return 0, int(text)
-    raise UsageError(f"{where}ttl {text}: auto, inherit, or 1 to 255")
-
-
-def _tos(text: str, where: str) -> tuple[int, int]:
-    if text == "inherit":
-        return TOS_INHERIT, 0
-    try:
-        number = int(text, 0)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 255:
-        raise UsageError(f"{where}tos {text}: inherit, or 0 to 255")
-    return 0, number
 
 
 def _range(text: str, where: str, defaults: Defaults) -> tuple[int, int]:

@@ -15,16 +15,8 @@ from pydp.model import Bridge, BridgePort, Defaults, FdbEntry, Group, Link, Port
 from pydp.modes import table
 from pydp.modes.base import Context, Role, Target
 from pydp.modes.fdb import LOCAL, OWNED, REMOTE, STATIC, fdb_key, ticks
-from pydp.modes.segments import (
-    CHECKSUM,
-    DF_INHERIT,
-    DF_SET,
-    MAX_COPIES,
-    TOS_INHERIT,
-    TTL_INHERIT,
-    adopted,
-    standalone,
-)
+from pydp.modes.outer import CHECKSUM, DF_INHERIT, DF_SET, TOS_INHERIT, TTL_INHERIT
+from pydp.modes.segments import MAX_COPIES, adopted, standalone
 from pydp.modes.vxlan import (
     LEARNING,
     MAX_GUESTS,

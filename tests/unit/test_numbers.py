@@ -10,7 +10,7 @@ from ebpf.loader import CONSTANT_MAGIC
 from ebpf.source import flatten
 from pydp import fdb as reading
 from pydp.datapath import change, specs
-from pydp.modes import bridge, count, ipip, peers, segments, vxlan
+from pydp.modes import bridge, count, ipip, outer, peers, vxlan
 from pydp.modes import fdb as table
 from pydp.modes.base import Role
 from pydp.sources import bpf_src
@@ -71,7 +71,7 @@ def abi() -> Abi:
         (
             "tunnel_flag",
             {
-                f"TUNNEL_{name}": getattr(segments, name)
+                f"TUNNEL_{name}": getattr(outer, name)
                 for name in ("TTL_INHERIT", "TOS_INHERIT", "DF_SET", "DF_INHERIT", "CHECKSUM")
             },
         ),
@@ -86,10 +86,6 @@ def abi() -> Abi:
         ),
         ("ipip_port_flag", {"IPIP_VETH_PEER": ipip.VETH_PEER}),
         ("path_limit", {"PATH_KEPT": peers.PATH_KEPT}),
-        (
-            "tunnel_flag",
-            {f"TUNNEL_{name}": getattr(peers, name) for name in ("TTL_INHERIT", "TOS_INHERIT", "DF_SET", "DF_INHERIT")},
-        ),
         ("fdb_event", {f"FDB_{name.upper()}": number for number, name in enumerate(reading.EVENTS)}),
     ],
 )
