@@ -74,10 +74,8 @@ def rows(reader: Reader, instance: Instance) -> list[FdbRow]:
     under = 0
     if segmented := tunnels.has_segments(instance):
         vnis, under = tunnels.segments(reader, instance).vnis, underlay(instance)
-        for one in tunnels.tunnels(reader, instance):
+        for one in (*tunnels.tunnels(reader, instance), *tunnels.guests(reader, instance)):
             places[one.index | table.REMOTE] = (under, instance.names[under], one.remote)
-        for index, remote in tunnels.guests(reader, instance).items():
-            places[index | table.REMOTE] = (under, instance.names[under], remote)
     found = []
     for key, where, idle in _live(reader, instance):
         number, place = key >> 48, places.get(where & _PLACE_MASK)

@@ -9,7 +9,7 @@ so that a process without rights can do it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -17,7 +17,7 @@ from ebpf.errors import LayoutMismatch
 from pydp.datapath.reader import Reader
 from pydp.datapath.state import Instance
 from pydp.errors import UsageError
-from pydp.modes.vxlan import PRESENT, VTEP_GROUP, VTEP_PRESENT
+from pydp.modes.vxlan import MAX_GUESTS, PRESENT, VTEP_GROUP, VTEP_PRESENT
 
 _SHOWN = 8  # names in a hint
 _WORDS = {2: "H", 4: "I", 8: "Q"}  # size of a number -> its code in a memoryview
@@ -140,34 +140,44 @@ def _some(names: object) -> str:
     return ", ".join([*texts[:_SHOWN], *(["..."] if len(texts) > _SHOWN else [])]) or "none"
 
 
-def _vteps(reader: Reader, instance: Instance) -> list[Tunnel]:
+def _vteps(reader: Reader, instance: Instance, name: str = "vxlan_vteps", first: int = 0) -> list[Tunnel]:
+    """The VTEPs in a map whose records have the indices from FIRST on."""
     vnis = _vnis_of(instance)
-    addresses = _addresses(reader, instance, "vxlan_vteps")
-    numbers = _numbers(reader, instance, "vxlan_vteps", "segment")
-    flags = _numbers(reader, instance, "vxlan_vteps", "flags")
-    counts = _counts(reader, instance, "vxlan_counts", "vxlan_vteps")
-    columns = zip(addresses, numbers, flags, counts[: len(addresses)], strict=True)  # guests come behind them
+    addresses = _addresses(reader, instance, name)
+    numbers = _numbers(reader, instance, name, "segment")
+    flags = _numbers(reader, instance, name, "flags")
+    counts = _counts(reader, instance, "vxlan_counts", [0] * first + _owners(reader, instance, name))
+    columns = zip(addresses, numbers, flags, counts[first : first + len(addresses)], strict=True)
     return [
-        Tunnel(index, _text(address), vnis[number], number, bool(flag & VTEP_GROUP), *count)
-        for index, (address, number, flag, count) in enumerate(columns)
+        Tunnel(first + at, _text(address), vnis[number], number, bool(flag & VTEP_GROUP), *count)
+        for at, (address, number, flag, count) in enumerate(columns)
         if flag & VTEP_PRESENT
     ]
 
 
-def guests(reader: Reader, instance: Instance) -> dict[int, str]:
-    """Addresses, by place in the maps, of the VTEPs that nobody named (--any-source). Raises EbpfError."""
-    first = instance.constants["PYDP_VXLAN_VTEPS"]
-    if not instance.constants["PYDP_VXLAN_ANY_SOURCE"]:
-        return {}
-    addresses = _addresses(reader, instance, "vxlan_guests")
-    owners = _numbers(reader, instance, "vxlan_guests", "owner")
-    return {first + at: _text(addresses[at]) for at, owner in enumerate(owners) if owner}
+def guests(reader: Reader, instance: Instance) -> list[Tunnel]:
+    """The VTEPs that nobody named (--any-source), in the order they came; one that two CPUs met at once has two places.
+    Raises EbpfError.
+    """
+    first = instance.constants["PYDP_VXLAN_VTEPS"]  # they come behind those that were named
+    return _vteps(reader, instance, "vxlan_guests", first) if max_guests(instance) else []
+
+
+def count_guests(reader: Reader, instance: Instance) -> int:
+    """How many there are; quicker than `guests`."""
+    flags = _numbers(reader, instance, "vxlan_guests", "flags") if max_guests(instance) else []
+    return sum(bool(flag & VTEP_PRESENT) for flag in flags)
+
+
+def max_guests(instance: Instance) -> int:
+    """How many there can be; 0 where nobody is believed but who was named."""
+    return MAX_GUESTS if has_segments(instance) and instance.constants["PYDP_VXLAN_ANY_SOURCE"] else 0
 
 
 def _peers(reader: Reader, instance: Instance) -> list[Tunnel]:
     addresses = _addresses(reader, instance, "ipip_peers")
     owners = _numbers(reader, instance, "ipip_peers", "owner")
-    counts = _counts(reader, instance, "ipip_counts", "ipip_peers")
+    counts = _counts(reader, instance, "ipip_counts", owners)
     key = instance.constants["PYDP_IPIP_KEY"] if instance.constants["PYDP_IPIP_KEYED"] else None
     there = [index for index, owner in enumerate(owners) if owner]
     there.sort(key=addresses.__getitem__)
@@ -192,17 +202,22 @@ def _numbers(reader: Reader, instance: Instance, name: str, member: str) -> list
     return numbers
 
 
-def _counts(reader: Reader, instance: Instance, name: str, ends: str) -> list[tuple[int, ...]]:
-    """Every struct tunnel_count of a map, summed over the CPUs. Where the records of ENDS have owners, a CPU that has
-    not yet seen the present one has counted nothing.
+def _owners(reader: Reader, instance: Instance, name: str) -> list[int]:
+    """Member `owner` of every record of a map; none where records have no such member."""
+    owned = any(member == "owner" for member, _, _ in instance.maps[name]["layout"])
+    return _numbers(reader, instance, name, "owner") if owned else []
+
+
+def _counts(reader: Reader, instance: Instance, name: str, owners: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every struct tunnel_count of a map, summed over the CPUs. Where there are OWNERS, a CPU that has not yet seen the
+    present one has counted nothing.
     """
     keys, values = reader.raw(instance, name)
     places = {member: offset // 8 for member, offset, _ in instance.maps[name]["layout"]}
     words, fields = memoryview(values).cast("Q"), len(places)
     step = len(words) // max(len(keys) // 4, 1)
-    owned = any(member == "owner" for member, _, _ in instance.maps[ends]["layout"])
-    owners = _numbers(reader, instance, ends, "owner") if owned else []
-    owners += [0] * (len(keys) // 4 - len(owners))
+    owned = bool(owners)
+    owners = [*owners, *[0] * (len(keys) // 4 - len(owners))]
     sums: list[list[int]] = [[0] * (len(keys) // 4) for _ in _COUNTS]
     for first in range(0, step, fields):
         columns = [words[first + places[member] :: step].tolist() for member in _COUNTS]

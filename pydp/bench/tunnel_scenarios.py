@@ -119,22 +119,30 @@ _VXLAN = (
 _IPIP = (Comparison("pydp", _BARE_NAMES, Target(0.85)), Comparison("pydp", ("bytes",)))
 _TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc"))
 
+
+def _packets(
+    kind: str, way: str, title: str, paths: Sequence[TunnelPath], comparisons: tuple[Comparison, ...],
+    build: Callable[[TunnelPath, ExitStack], Measure],
+) -> Scenario:  # fmt: skip
+    """64-byte packets on XDP that go "in" or "out" of a tunnel of KIND: PATHS, and what can be had at most."""
+    return Scenario(
+        name=f"{kind}-xdp-{'encap' if way == 'in' else 'decap'}-64",
+        title=title,
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_nodes((*paths, *_BARE, tunnel_paths.bare_tunnel(kind, way)), build),
+        comparisons=comparisons,
+        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    )  # fmt: skip
+
+
 TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        name="vxlan-xdp-encap-64",
-        title="VXLAN, XDP, 64-byte packets into the tunnel, 256 FDB entries",
-        unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((_KERNEL, _XDP, *_BARE, tunnel_paths.bare_tunnel("vxlan", "in")), vxlan_encap),
-        comparisons=_VXLAN,
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    _packets(
+        "vxlan", "in", "VXLAN, XDP, 64-byte packets into the tunnel, 256 FDB entries",
+        (_KERNEL, _XDP), _VXLAN, vxlan_encap,
     ),
-    Scenario(
-        name="vxlan-xdp-decap-64",
-        title="VXLAN, XDP, 64-byte packets out of the tunnel, 256 FDB entries",
-        unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((_KERNEL, _XDP, *_BARE, tunnel_paths.bare_tunnel("vxlan", "out")), vxlan_decap),
-        comparisons=_VXLAN,
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    _packets(
+        "vxlan", "out", "VXLAN, XDP, 64-byte packets out of the tunnel, 256 FDB entries",
+        (_KERNEL, _XDP), _VXLAN, vxlan_decap,
     ),
     Scenario(
         name="vxlan-stream",
@@ -155,20 +163,12 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         comparisons=(Comparison("pydp", ("kernel",), Target(1.25)),),
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
     ),
-    Scenario(
-        name="ipip-xdp-encap-64",
-        title="IPIP, XDP, 64-byte packets into the tunnel, one peer",
-        unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE, tunnel_paths.bare_tunnel("ipip", "in")), ipip_encap),
-        comparisons=_IPIP,
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    _packets(
+        "ipip", "in", "IPIP, XDP, 64-byte packets into the tunnel, one peer",
+        (tunnel_paths.pydp_ipip(),), _IPIP, ipip_encap,
     ),
-    Scenario(
-        name="ipip-xdp-decap-64",
-        title="IPIP, XDP, 64-byte packets out of the tunnel, one peer",
-        unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_nodes((tunnel_paths.pydp_ipip(), *_BARE, tunnel_paths.bare_tunnel("ipip", "out")), ipip_decap),
-        comparisons=_IPIP,
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+    _packets(
+        "ipip", "out", "IPIP, XDP, 64-byte packets out of the tunnel, one peer",
+        (tunnel_paths.pydp_ipip(),), _IPIP, ipip_decap,
     ),
 )  # fmt: skip

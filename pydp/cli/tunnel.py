@@ -11,6 +11,7 @@ from pydp.cli.output import VERSION, plural, printable, show_json, table
 
 if TYPE_CHECKING:
     from pydp.datapath import Instance, Reader
+    from pydp.tunnels import Tunnel
 
 _SHOWN = 4  # networks in a line
 _COUNTS = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
@@ -59,7 +60,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def describe(reader: Reader, instance: Instance) -> dict[str, Any] | None:
-    """The tunnels of an instance, for JSON; None for one that has none."""
+    """The tunnels of an instance, for JSON; None for one that has none. ``guests`` are VTEPs that nobody named."""
     from pydp import tunnel, tunnels
 
     if tunnel.has_peers(instance):
@@ -73,24 +74,35 @@ def describe(reader: Reader, instance: Instance) -> dict[str, Any] | None:
             for one in tunnel.peers(reader, instance)
         ]
     elif tunnels.has_tunnels(instance):
-        rows = [
-            {"remote": one.remote, "vni": one.vni, **{key: getattr(one, key) for key in _COUNTS}}
-            for one in tunnels.tunnels(reader, instance)
-        ]
+        rows = _vteps(tunnels.tunnels(reader, instance))
     else:
         return None
-    return {"name": instance.name, "mode": instance.mode, "tunnels": rows}
+    found = {"name": instance.name, "mode": instance.mode, "tunnels": rows}
+    if tunnels.has_segments(instance):
+        found["guests"] = _vteps(tunnels.guests(reader, instance))
+    return found
+
+
+def _vteps(found: Sequence[Tunnel]) -> list[dict[str, Any]]:
+    return [{"remote": one.remote, "vni": one.vni, **{key: getattr(one, key) for key in _COUNTS}} for one in found]
 
 
 def _text(one: Mapping[str, Any]) -> str:
+    what, noun = ("VNI", "VTEP") if one["mode"] == "vxlan" else ("NETWORKS", "peer")
+    head = f"{one['name']}: mode {one['mode']}, {plural(len(one['tunnels']), noun)}"
+    guests = one.get("guests", ())
+    if guests:
+        head += f", {plural(len(guests), 'guest')}"
+    tables = (_table("REMOTE", what, one["tunnels"]), _table("GUEST", what, guests))
+    return "\n".join(filter(None, (printable(head), *tables)))
+
+
+def _table(who: str, what: str, ends: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (each["remote"], _behind(each), each.get("path_mtu") or "", *(each[key] for key in _COUNTS))
-        for each in one["tunnels"]
+        (each["remote"], _behind(each), each.get("path_mtu") or "", *(each[key] for key in _COUNTS)) for each in ends
     ]
-    what = "VNI" if one["mode"] == "vxlan" else "NETWORKS"
-    headers = ("REMOTE", what, "PATH MTU", "SENT", "BYTES", "RECEIVED", "BYTES ")
-    head = f"{one['name']}: mode {one['mode']}, {plural(len(rows), 'peer' if what == 'NETWORKS' else 'VTEP')}"
-    return printable(head) + "\n" + table(headers, rows, right=headers[2:], indent="  ")
+    headers = (who, what, "PATH MTU", "SENT", "BYTES", "RECEIVED", "BYTES ")
+    return table(headers, rows, right=headers[2:], indent="  ")
 
 
 def _behind(each: Mapping[str, Any]) -> str:

@@ -41,11 +41,13 @@ class FdbTable:
 
 @dataclass(frozen=True, slots=True)
 class Tunnels:
-    """The tunnels of an instance."""
+    """The tunnels of an instance, and how many VTEPs that nobody named it knows and may know."""
 
     instance: str
     mode: str
     tunnels: Sequence[Tunnel]
+    guests: int = 0
+    max_guests: int = 0
 
 
 class Sources(Protocol):
@@ -246,6 +248,9 @@ def tunnel_samples(_: State, instances: Sequence[Tunnels]) -> Iterator[Sample]:
                 yield "pydp_tunnel_packets_total", (*labels, direction), packets
                 yield "pydp_tunnel_bytes_total", (*labels, direction), size
         yield "pydp_tunnel_vteps", (one.instance,), len(one.tunnels)
+        if one.max_guests:
+            yield "pydp_tunnel_guests", (one.instance,), one.guests
+            yield "pydp_tunnel_max_guests", (one.instance,), one.max_guests
 
 
 def collectors() -> tuple[Collector, ...]:

@@ -126,9 +126,16 @@ _ALL = (
     Family("pydp_tunnel_bytes_total", "counter", "Bytes of the packets of pydp_tunnel_packets_total.", _TUNNEL),
     Family(
         "pydp_tunnel_vteps", "gauge",
-        "Other ends of tunnels that the instance knows: VTEPs and multicast groups, once per VNI, or peers.",
+        "Other ends of tunnels that the instance was told of: VTEPs and multicast groups, once per VNI, or peers.",
         ("instance",),
     ),
+    Family(
+        "pydp_tunnel_guests", "gauge",
+        "VTEPs that nobody named and that are believed, once per VNI; absent without --any-source. What they carry is "
+        "not in pydp_tunnel_packets_total.",
+        ("instance",),
+    ),
+    Family("pydp_tunnel_max_guests", "gauge", "Room for such VTEPs until the next attach.", ("instance",)),
     Family("pydp_build_info", "gauge", "Versions of pydp and of the running kernel, always 1.", ("version", "kernel")),
     Family("pydp_collector_success", "gauge", "1 if the collector got what it reads.", ("collector",)),
     Family("pydp_collector_duration_seconds", "gauge", "Time the collector took to read.", ("collector",)),

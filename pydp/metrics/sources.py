@@ -55,7 +55,13 @@ class LiveSources:
     def tunnels(self) -> Sequence[Tunnels]:
         reader = self._open()
         return [
-            Tunnels(name, one.mode, tunnels.tunnels(reader, one))
+            Tunnels(
+                name,
+                one.mode,
+                tunnels.tunnels(reader, one),
+                guests=tunnels.count_guests(reader, one),
+                max_guests=tunnels.max_guests(one),
+            )
             for name, one in reader.state.instances.items()
             if tunnels.has_tunnels(one)
         ]

@@ -11,8 +11,11 @@ from pydp import lab
 from pydp.datapath import Datapath, Reader
 from pydp.errors import UsageError
 from pydp.lab import Node, Nodes
+from pydp.metrics.page import Page
+from pydp.metrics.sources import LiveSources
 from tests.net.bridging import attached
 from tests.net.tunnelling import pydp_end
+from tests.system.cli import ok, ok_json
 
 pytestmark = pytest.mark.usefixtures("bpffs")
 NodesFactory = Callable[..., Nodes]
@@ -93,3 +96,26 @@ def test_vteps_that_nobody_named(nodes: NodesFactory) -> None:
         found = verdicts(near)
         assert found["p0", "forward_encap"] > 100
         assert found["eth0", "forward_decap"] > 100
+        _is_shown(near, far.address4)
+
+
+def _is_shown(node: Node, guest: str) -> None:
+    """Beside those that were named, of whom there are none, with what it sent and was sent."""
+    (shown,) = ok_json("-n", node.ns.name, "tunnel", "show", "--json")["instances"]
+    assert shown["tunnels"] == []
+    (one,) = shown["guests"]
+    assert (one["remote"], one["vni"]) == (guest, 100)
+    assert one["sent_packets"] > 100
+    assert one["received_packets"] > 100
+    text = ok("-n", node.ns.name, "tunnel", "show")
+    assert "0 VTEPs, 1 guest\n" in text
+    assert guest in text
+
+    def page() -> str:
+        with Reader.open(Datapath()) as reader:
+            return Page(lambda: LiveSources(lambda: reader)).text().decode()
+
+    lines = node.ns.call(page).splitlines()
+    assert 'pydp_tunnel_guests{instance="vxlan"} 1' in lines
+    assert 'pydp_tunnel_max_guests{instance="vxlan"} 4096' in lines
+    assert 'pydp_collector_success{collector="tunnels"} 1' in lines

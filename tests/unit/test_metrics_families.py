@@ -21,6 +21,8 @@ CONTRACT = {
     "pydp_tunnel_packets_total": ("instance", "mode", "vni", "remote", "direction"),
     "pydp_tunnel_bytes_total": ("instance", "mode", "vni", "remote", "direction"),
     "pydp_tunnel_vteps": ("instance",),
+    "pydp_tunnel_guests": ("instance",),
+    "pydp_tunnel_max_guests": ("instance",),
     "pydp_collector_success": ("collector",),
     "pydp_collector_duration_seconds": ("collector",),
 }

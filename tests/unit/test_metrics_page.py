@@ -205,6 +205,15 @@ def test_tunnels_have_a_series_each_way_and_a_vni_where_there_is_one() -> None:
     assert len([name for name, _ in found if name == "pydp_tunnel_packets_total"]) == 6
 
 
+def test_vteps_that_nobody_named_are_counted_where_there_may_be_some() -> None:
+    ends = [Tunnels("named", "vxlan", []), Tunnels("any", "vxlan", [], guests=3, max_guests=4096)]
+    found = values(Page(lambda: Fixed(ends=ends)))
+    assert of(found, "pydp_tunnel_vteps", instance="any") == 0
+    for name, expected in (("pydp_tunnel_guests", 3), ("pydp_tunnel_max_guests", 4096)):
+        assert of(found, name, instance="any") == expected
+        assert of(found, name, instance="named") is None
+
+
 def test_the_kernels_vxlan_devices_stand_beside_the_tunnels() -> None:
     stats = dict.fromkeys((1, 2, 7, 8, 9, 10, 11), LinkStats(1, 2, 3, 4, 5, 6))
     vxlans = {7: VxlanDevice("vx100", 10, 1), 8: VxlanDevice("vx7", 0, 4), 9: VxlanDevice("pydp-vx4789", 0, 0)}

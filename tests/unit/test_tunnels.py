@@ -106,6 +106,29 @@ def test_a_tunnel_for_every_pair_of_vtep_and_vni_with_what_all_cpus_counted() ->
     assert [one.received_bytes for one in found] == [60, 660, 1260, 1860]
 
 
+def test_vteps_that_nobody_named_come_behind_those_that_were() -> None:
+    """What was counted for whoever had a place until the last attach is not theirs."""
+    layout = [*LAYOUTS["vxlan_vteps"], ["owner", 24, 8]]
+    known = [vtep(*one) + bytes(8) for one in VTEPS]
+    there = [("192.0.2.7", 1, 77), ("192.0.2.8", 0, 78)]
+    values = {
+        "vxlan_vteps": known,
+        "vxlan_guests": [*(vtep(one, at, 0) + struct.pack("=Q", owner) for one, at, owner in there), bytes(32)],
+        "vxlan_counts": [*(count(index) for index in range(4)), count(4, (77, 12, 77)), count(5, (78,) * 3), count(6)],
+    }
+    lan = instance(vxlan_vteps=layout, vxlan_guests=layout)
+    believing = replace(lan, constants={**lan.constants, "PYDP_VXLAN_ANY_SOURCE": 1})
+    found = tunnels.guests(maps(**values), believing)
+    assert [(one.index, one.remote, one.vni, one.segment) for one in found] == [
+        (4, "192.0.2.7", 200, 1), (5, "192.0.2.8", 100, 0),
+    ]  # fmt: skip
+    assert [(one.sent_packets, one.received_bytes) for one in found] == [(82, 1640), (153, 3060)]
+    assert tunnels.count_guests(maps(**values), believing) == 2
+    assert tunnels.max_guests(believing) == 4096
+    assert len(tunnels.tunnels(maps(**values), believing)) == 4
+    assert (tunnels.guests(maps(), lan), tunnels.count_guests(maps(), lan), tunnels.max_guests(lan)) == ([], 0, 0)
+
+
 def test_addresses_of_an_ipv6_underlay() -> None:
     (found,) = tunnels.tunnels(maps([("2001:db8::2", 0, 0)]), instance(ipv6=1))
     assert found.remote == "2001:db8::2"
