@@ -13,12 +13,12 @@ import os
 import platform
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ebpf.cachedir import NotOurs, cache_folder, is_own, make_own
 from ebpf.errors import HeadersMissing
 
 # The kernel's name of an architecture (arch/NAME) and Debian's, by the name that uname has for the machine.
@@ -103,12 +103,14 @@ def _merged(name: str, parts: list[Path], cache: Path | None) -> Path:
     links = _plan([part.resolve() for part in parts])
     digest = hashlib.sha256(repr(sorted(links.items())).encode()).hexdigest()
     try:
-        cache = cache or _default_cache()
-        _make_own(cache)
+        cache = cache or cache_folder("headers")
+        make_own(cache)
         tree = cache / f"{name}-{digest[:16]}"
-        if not _is_own(tree):
+        if not is_own(tree):
             _build(tree, links)
             _tidy(cache, name, keep=tree)
+    except NotOurs as error:
+        raise HeadersMissing(f"kernel headers cannot be merged in {error}", hint=f"remove {error.path}") from None
     except OSError as error:
         raise HeadersMissing(
             f"kernel headers cannot be merged in {error.filename or cache}: {error.strerror}"
@@ -147,7 +149,7 @@ def _build(tree: Path, links: Links) -> None:
         try:
             building.rename(tree)
         except OSError:
-            if not _is_own(tree):
+            if not is_own(tree):
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -160,39 +162,3 @@ def _tidy(cache: Path, name: str, keep: Path) -> None:
         abandoned = path.name.startswith(".new-") and time.time() - path.lstat().st_mtime > _ABANDONED
         if path != keep and (outdated.fullmatch(path.name) or abandoned):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _default_cache() -> Path:
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = configured if configured.is_absolute() else Path.home() / ".cache"
-    parent = (Path("/var/cache") if os.geteuid() == 0 else base) / "pydp"
-    _make_own(parent)
-    return parent / "headers"
-
-
-def _make_own(directory: Path) -> None:
-    """Make ``directory`` for us alone, unless it is there.
-
-    Whoever else could write to it, or put a link in its place, would choose what gets compiled into the kernel.
-    """
-    if not _is_own(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        _is_own(directory)  # another process, friend or foe, may have been faster
-
-
-def _is_own(path: Path) -> bool:
-    """Whether ``path`` is a directory that only we can write to; False if there is nothing. Raises HeadersMissing."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISDIR(status.st_mode):
-        reason = "is not a directory"
-    elif status.st_uid != os.geteuid():
-        reason = f"belongs to user {status.st_uid}"
-    elif status.st_mode & 0o022:
-        reason = "can be written to by others"
-    else:
-        return True
-    raise HeadersMissing(f"kernel headers cannot be merged in {path}: it {reason}", hint=f"remove {path}")

@@ -11,6 +11,7 @@ A `ld_imm64` of 0x7d9d5eed'0000NNNN in the bytecode is a *constant*: its value i
 
 from __future__ import annotations
 
+import base64
 import ctypes as ct
 import errno
 import hashlib
@@ -24,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpf import libbpf
+from ebpf import kept, libbpf
 from ebpf.abi import Abi, Codec, codec
 from ebpf.errors import CompileError, EbpfError, LayoutMismatch, NotPermitted, NotSupported, VerifierError
 from ebpf.headers import kernel_headers, kernel_release
 from ebpf.maps import Map, MapSpec
+from ebpf.records import Record
 from ebpf.source import Source
 from ebpf.verifierlog import last_place, reason, with_our_lines
 
@@ -155,14 +157,51 @@ _cache: dict[str, Compiled] = {}
 
 
 def compile_source(source: Source, cflags: tuple[str, ...] = ()) -> Compiled:
-    """Compile SOURCE with bcc's clang, or give what an equal source gave before in this process.
+    """Compile SOURCE with bcc's clang, or give what an equal source gave before, in this process or in another one that
+    left it in a file (ebpf.kept).
 
     Raises CompileError (file, line, message), HeadersMissing, NotSupported, NotPermitted.
     """
     key = hashlib.sha256("\0".join((source.text, kernel_release(), *cflags)).encode()).hexdigest()
     if key not in _cache:
-        _cache[key] = _compile(source, cflags)
+        headers = kernel_headers()
+        name = kept.name_of(key, str(headers))
+        found = kept.recall(name)
+        _cache[key] = _revived(source, found) if found else _compile(source, cflags)
+        if not found:
+            kept.keep(name, _document(_cache[key]))
     return _cache[key]
+
+
+def _document(compiled: Compiled) -> dict[str, Any]:
+    """What is to be kept, as JSON can hold it. Types stand in the text."""
+    return {
+        "programs": {
+            one.name: [base64.b64encode(one.insns).decode(), one.maps, one.constants]
+            for one in compiled.programs.values()
+        },
+        "maps": [
+            [one.name, one.kind, _ctype(one.key), _ctype(one.value), one.max_entries, one.flags]
+            for one in compiled.maps.values()
+        ],
+    }
+
+
+def _ctype(one: Any) -> str:
+    return f"struct {one.name}" if isinstance(one, Record) else str(one.name)
+
+
+def _revived(source: Source, document: Mapping[str, Any]) -> Compiled:
+    abi = Abi(source.text)
+    programs = {
+        name: Bytecode(name, base64.b64decode(insns), tuple(map(tuple, maps)), tuple(map(tuple, constants)))
+        for name, (insns, maps, constants) in document["programs"].items()
+    }
+    specs = {
+        name: MapSpec(name, kind, codec(abi, key), codec(abi, value), entries, flags)
+        for name, kind, key, value, entries, flags in document["maps"]
+    }
+    return Compiled(source, abi, programs, specs)
 
 
 @contextmanager

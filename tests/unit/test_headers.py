@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf import headers
+from ebpf import cachedir, headers
 from ebpf.errors import HeadersMissing
 from ebpf.headers import kernel_headers, kernel_release
 
@@ -214,7 +214,8 @@ def test_a_user_gets_the_cache_of_the_desktop(root: Path, tmp_path: Path, monkey
     (tmp_path / "xdg").mkdir()
     uid = (tmp_path / "xdg").stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: uid or 1000)
-    monkeypatch.setattr(headers, "_is_own", Path.is_dir)  # as root, nothing made here belongs to that user
+    for module in (headers, cachedir):  # as root, nothing made here belongs to that user
+        monkeypatch.setattr(module, "is_own", Path.is_dir)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     found = kernel_headers(root=root, release=RELEASE)
     assert found is not None
