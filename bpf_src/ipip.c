@@ -7,6 +7,7 @@
 // and goes up the stack as if it had come like that. What comes in by a port of the instance, and what is for one, takes the short way
 // where it can. In the adopting form (PYDP_IPIP_ADOPTED) a tunnel device of the kernel has all that does not take it.
 
+#include "lib/clock.h"
 #include "lib/flow.h"
 #include "lib/hop.h"
 #include "lib/outer.h"

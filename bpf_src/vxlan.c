@@ -6,7 +6,10 @@
 // fragmented, or has no next hop yet, with the VTEP in the tunnel metadata; and what comes in and is not plain arrives there once the stack
 // is through with it. In the adopting form (PYDP_VXLAN_ADOPTED) these are the kernel's own vxlan devices and their bridges.
 
-#define FDB_STAGE STAGE_VXLAN
+#include "lib/recent.h"
+
+#define FDB_STAGE   STAGE_VXLAN
+#define FDB_CHANGED recent_forget
 #include "lib/fdb.h"
 #include "lib/fdb_control.h"
 #include "lib/flow.h"
@@ -19,6 +22,7 @@
 #include "lib/whole.h"
 
 #include "vxlan/maps.h"
+#include "vxlan/again.h"
 #include "vxlan/encap.h"
 #include "vxlan/decap.h"
 
@@ -33,6 +37,7 @@ static __always_inline enum verdict vxlan_from_port(hook_ctx *ctx, const struct 
 	frame->tagged = HOOK_TAG_IN_FRAME && packet->tags;
 	frame->segment = in->segment;
 	frame->from = slot;
+	frame->door = slot;
 	frame->device = in->ifindex;
 	frame->learning = !!(in->flags & VXLAN_LOCAL_LEARNING);
 	return PASS_UNCLAIMED;
@@ -55,7 +60,7 @@ static __always_inline enum verdict vxlan_flood(hook_ctx *ctx, const struct vxla
 
 /* A frame for the port in this slot. */
 static __always_inline enum verdict vxlan_to_port(hook_ctx *ctx, struct packet *packet, const struct vxlan_frame *frame,
-						  __u32 slot, __u64 role)
+						  __u32 slot, __u64 role, __u64 stamp)
 {
 	struct vxlan_port *out = vxlan_ports.lookup(&slot);
 	if (!out || !(out->flags & VXLAN_PRESENT) || out->segment != frame->segment)
@@ -69,6 +74,8 @@ static __always_inline enum verdict vxlan_to_port(hook_ctx *ctx, struct packet *
 	__be16 ethertype = packet->ethertype;
 	if (role == ROLE_UNDERLAY && !vxlan_unwrap(ctx, &ethertype))
 		return PUNT_PROTOCOL;
+	if (VXLAN_AGAIN && role == ROLE_UNDERLAY)
+		vxlan_keep_port(frame->dest, frame->segment, stamp, out);
 	packet->egress = out->ifindex;
 	/* A peer is handed the frame with the protocol that the stack has for it. */
 	packet->peer = out->flags & VXLAN_PEER && (role != ROLE_UNDERLAY || ethertype == bpf_htons(ETH_P_IP) ||
@@ -89,9 +96,11 @@ static __always_inline bool vxlan_answers(hook_ctx *ctx, struct packet *packet, 
 	return true;
 }
 
-static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
+/* A frame that goes the long way. */
+static __always_inline enum verdict vxlan_switch(hook_ctx *ctx, struct packet *packet, __u32 slot, __u64 role,
+						 __u64 stamp)
 {
-	__u64 role = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_ROLE), seed = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_SEED);
+	__u64 seed = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_SEED);
 	struct vxlan_port *in = role == ROLE_PORT ? vxlan_ports.lookup(&slot) : 0;
 	struct vxlan_frame frame = {};
 	bool ours = true;
@@ -104,10 +113,14 @@ static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *pa
 		return DROP_SOURCE;
 	__u64 segment_key = (__u64)frame.segment << 48;
 	__u32 now = fdb_now();
-	if (frame.learning && PYDP_FDB_AGEING)
-		verdict = fdb_learn(frame.source | segment_key, seed, frame.from, now, PYDP_VXLAN_ADOPTED);
+	bool known = !frame.learning || !PYDP_FDB_AGEING;
+	if (!known)
+		verdict = fdb_note(frame.source | segment_key, seed, frame.from, now, PYDP_VXLAN_ADOPTED, &known);
 	if (in && in->flags & VXLAN_PUNT)
 		return PUNT_PORT;
+	if (VXLAN_AGAIN && known && verdict == PASS_UNCLAIMED)
+		vxlan_keep_sender(frame.source, frame.door, stamp, frame.segment, frame.from & FDB_SLOT_MASK,
+				  frame.vtep);
 	if (vxlan_link_local(frame.dest))
 		return PUNT_LINK_LOCAL;
 	if (verdict != PASS_UNCLAIMED)
@@ -123,16 +136,27 @@ static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *pa
 	if (where && place == frame.from)
 		return DROP_SAME_PORT;
 	if (in && where & FDB_REMOTE) {
-		verdict = vxlan_encap(ctx, packet, in, where & FDB_SLOT_MASK, now);
+		verdict = vxlan_encap(ctx, packet, in, where & FDB_SLOT_MASK, now, stamp);
 		if (verdict != PASS_UNCLAIMED)
 			return verdict;
 		where = 0;
 	}
-	verdict = where ? vxlan_to_port(ctx, packet, &frame, place, role) : vxlan_flood(ctx, &frame, role);
+	verdict = where ? vxlan_to_port(ctx, packet, &frame, place, role, stamp) : vxlan_flood(ctx, &frame, role);
 	/* What goes up to the companion is counted when it comes from there. */
 	if (frame.vtep && (verdict == FORWARD_DECAP || verdict == FLOOD_PORTS))
 		vxlan_count_received(frame.vtep, frame.from & FDB_SLOT_MASK, frame.length);
 	return verdict;
+}
+
+static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
+{
+	__u64 role = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_ROLE), stamp = VXLAN_AGAIN ? recent_stamp() : 0;
+	enum verdict verdict = PASS_UNCLAIMED;
+	if (VXLAN_AGAIN && role == ROLE_UNDERLAY)
+		verdict = vxlan_decap_again(ctx, packet, slot, stamp);
+	if (VXLAN_AGAIN && role == ROLE_PORT)
+		verdict = vxlan_encap_again(ctx, packet, slot, stamp);
+	return verdict == PASS_UNCLAIMED ? vxlan_switch(ctx, packet, slot, role, stamp) : verdict;
 }
 
 /* A copy for each VTEP of the segment, by way of the companion. */

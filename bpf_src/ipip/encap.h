@@ -40,14 +40,16 @@ static __always_inline bool ipip_wrap(hook_ctx *ctx, const struct ipip_peer *pee
 	};
 	hop->id += hook_gso_segments(ctx);
 	struct ethernet header = hop->header;
-	if (hook_data(ctx) + ETH_HLEN > hook_data_end(ctx))
+	void *data = hook_data(ctx);
+	if (data + ETH_HLEN > hook_data_end(ctx))
 		return false;
 	if (!out->there)
-		ethernet_read(&header, hook_data(ctx));
+		ethernet_read(&header, data);
 	header.ethertype = ipip_ethertype(PYDP_TUNNEL_IPV6);
 	if (!ipip_open(ctx))
 		return false;
-	void *data = hook_data(ctx), *packet = data + ETH_HLEN + IPIP_ROOM;
+	data = hook_data(ctx);
+	void *packet = data + ETH_HLEN + IPIP_ROOM;
 	if (packet + (PYDP_IPIP_INNER6 ? 40 : 20) > hook_data_end(ctx))
 		return false;
 	ethernet_write(data, &header);

@@ -52,12 +52,6 @@ struct ipip_way {
 	struct hop hop;
 };
 
-struct ipip_clock {
-	__u64 jiffies; /* when the clock was read */
-	__u32 now; /* what it said, in ticks */
-	__u32 pad;
-};
-
 /* Written by Python. Index: slot. */
 BPF_TABLE("array", __u32, struct ipip_port, ipip_ports, IPIP_PORTS);
 /* Written by Python. Ports that packets may be sent out of at once, by the lower bits of their ifindex. */
@@ -79,21 +73,12 @@ BPF_TABLE("array", __u32, struct tunnel_path, ipip_paths, IPIP_PEERS);
 /* Written by the datapath. Index: that of the peer. */
 BPF_TABLE("percpu_array", __u32, struct tunnel_count, ipip_counts, IPIP_PEERS);
 /* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct ipip_clock, ipip_clock, 1);
+BPF_TABLE("percpu_array", __u32, struct clock, ipip_clock, 1);
 
-/* The time in ticks; read once a jiffy and CPU, as fdb_now() does it. */
 static __always_inline __u32 ipip_now(void)
 {
-	__u64 jiffies = bpf_jiffies64();
 	__u32 zero = 0;
-	struct ipip_clock *clock = ipip_clock.lookup(&zero);
-	if (!clock)
-		return 0;
-	if (clock->jiffies != jiffies) {
-		clock->now = bpf_ktime_get_coarse_ns() >> 24;
-		clock->jiffies = jiffies;
-	}
-	return clock->now;
+	return clock_now(ipip_clock.lookup(&zero));
 }
 
 static __always_inline __be16 ipip_ethertype(const bool ipv6)

@@ -12,21 +12,22 @@
 // busy place for unknown. Two CPUs that learn one address at the same instant may enter it twice: the first place of the
 // two is used, the other ages.
 
+#include "lib/clock.h"
+
+/* What a stage wants done when an address has moved or gone; a new one is no such change. */
+#ifndef FDB_CHANGED
+#define FDB_CHANGED()
+#endif
+
 enum fdb_limit {
 	FDB_WAYS = 4, /* places of a bucket */
-	FDB_TICK_SHIFT = 24, /* ns to ticks of 16.8 ms */
+	FDB_TICK_SHIFT = CLOCK_TICK_SHIFT, /* ns to the ticks of an entry */
 };
 
 struct fdb_bucket {
 	__u64 key[4]; /* MAC address, first byte lowest, then the VLAN id or number of the segment; 0 for an empty place */
 	__u32 where[4]; /* slot, and enum fdb_flag */
 	__u32 seen[4]; /* when its station last sent something, in ticks */
-};
-
-struct fdb_clock {
-	__u64 jiffies; /* when the clock was read */
-	__u32 now; /* what it said, in ticks */
-	__u32 pad;
 };
 
 enum fdb_flag {
@@ -56,27 +57,17 @@ BPF_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, __u64, fdb_events, FDB_EVENTS);
 /* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct fdb_clock, fdb_clock, 1);
+BPF_TABLE("percpu_array", __u32, struct clock, fdb_clock, 1);
 
 struct fdb_place {
 	struct fdb_bucket *bucket;
 	__u32 way;
 };
 
-/* The time in ticks. Jiffies cost nothing to read and tell when the clock may have moved on, the clock costs 14 ns: so it is read once
- * a jiffy and CPU. (Jiffies alone would do, if Python could know the running kernel's HZ.) */
 static __always_inline __u32 fdb_now(void)
 {
-	__u64 jiffies = bpf_jiffies64();
 	__u32 zero = 0;
-	struct fdb_clock *clock = fdb_clock.lookup(&zero);
-	if (!clock)
-		return 0;
-	if (clock->jiffies != jiffies) {
-		clock->now = bpf_ktime_get_coarse_ns() >> FDB_TICK_SHIFT;
-		clock->jiffies = jiffies;
-	}
-	return clock->now;
+	return clock_now(fdb_clock.lookup(&zero));
 }
 
 static __always_inline void fdb_count(__u32 event)
@@ -253,8 +244,9 @@ static __always_inline enum fdb_event fdb_insert(__u64 key, __u64 hash, __u32 wh
 }
 
 /* Note that KEY was heard of at PLACE, a slot or with FDB_REMOTE a VTEP. Where a kernel bridge is BELOW, gives PUNT_NEW_SOURCE when it should see
- * the frame: its own entry would age, since it does not see what is forwarded here. */
-static __always_inline enum verdict fdb_learn(__u64 key, __u64 seed, __u32 place_now, __u32 now, const bool below)
+ * the frame: its own entry would age, since it does not see what is forwarded here. KNOWN: there was nothing to be changed but a stamp. */
+static __always_inline enum verdict fdb_note(__u64 key, __u64 seed, __u32 place_now, __u32 now, const bool below,
+					     bool *known)
 {
 	const __u32 refresh = below ? PYDP_FDB_AGEING / 4 : 0;
 	const enum verdict fresh = below ? PUNT_NEW_SOURCE : PASS_UNCLAIMED;
@@ -263,20 +255,26 @@ static __always_inline enum verdict fdb_learn(__u64 key, __u64 seed, __u32 place
 
 	if (!fdb_find(key, hash, &place)) {
 		enum fdb_event event = fdb_insert(key, hash, place_now, now, now);
-		if (event == FDB_AGED || event == FDB_EVICTED)
+		if (event == FDB_AGED || event == FDB_EVICTED) {
 			fdb_count(FDB_LEARNED);
+			FDB_CHANGED();
+		}
 		fdb_count(event);
 		return fresh;
 	}
 	__u32 *seen = &place.bucket->seen[place.way & 3];
 	__u32 where = place.bucket->where[place.way & 3], idle = fdb_idle(*seen, now);
-	if (!(where & FDB_VALID) || fdb_stays(where))
+	if (!(where & FDB_VALID))
+		return PASS_UNCLAIMED;
+	*known = fdb_stays(where) || (where & FDB_PLACE_MASK) == place_now;
+	if (fdb_stays(where))
 		return PASS_UNCLAIMED;
 	if ((where & FDB_PLACE_MASK) != place_now) {
 		if (!fdb_take_from(place.bucket, place.way, key, where))
 			return fresh;
 		*seen = now;
 		place.bucket->where[place.way & 3] = (where & ~FDB_PLACE_MASK) | place_now;
+		FDB_CHANGED();
 		fdb_count(FDB_MOVED);
 		return fresh;
 	}
@@ -290,6 +288,12 @@ static __always_inline enum verdict fdb_learn(__u64 key, __u64 seed, __u32 place
 	return fresh;
 }
 
+static __always_inline enum verdict fdb_learn(__u64 key, __u64 seed, __u32 place_now, __u32 now, const bool below)
+{
+	bool known = false;
+	return fdb_note(key, seed, place_now, now, below, &known);
+}
+
 /* Empty a place of KEY. False when another CPU was quicker. */
 static __always_inline bool fdb_clear(struct fdb_bucket *bucket, __u32 way, __u64 key, __u32 where)
 {
@@ -297,6 +301,7 @@ static __always_inline bool fdb_clear(struct fdb_bucket *bucket, __u32 way, __u6
 		return false;
 	__sync_val_compare_and_swap(&bucket->key[way & 3], key, 0);
 	bucket->where[way & 3] = 0;
+	FDB_CHANGED();
 	return true;
 }
 

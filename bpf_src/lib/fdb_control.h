@@ -44,10 +44,12 @@ static __always_inline bool fdb_add(struct fdb_request *request, __u64 seed, __u
 			return false;
 		place.bucket->seen[place.way & 3] = seen;
 		place.bucket->where[place.way & 3] = request->where | FDB_VALID;
+		FDB_CHANGED();
 		request->result = 1;
 		return true;
 	}
 	enum fdb_event event = fdb_insert(key, hash, request->where, seen, now);
+	FDB_CHANGED();
 	request->result = event != FDB_FULL;
 	return event != FDB_LATE;
 }

@@ -14,10 +14,11 @@ static __always_inline __u32 flow_hash_ip(void *at, void *end, __be16 ethertype)
 	struct ipv6hdr *ip6 = at;
 	__u32 hash;
 	if (ethertype == bpf_htons(ETH_P_IP) && at + 24 <= end) {
-		hash = flow_mix(flow_mix(ip->protocol, ip->saddr), ip->daddr);
+		__u64 mixed = (ip->saddr | (__u64)ip->daddr << 32) * 0x9e3779b97f4a7c15ULL;
 		bool ports = (ip->protocol == IP_TCP || ip->protocol == IP_UDP) && ip->ihl == 5 &&
 			     !(ip->frag_off & bpf_htons(0x3fff));
-		return ports ? flow_mix(hash, *(__be32 *)(at + 20)) : hash;
+		mixed = (mixed ^ mixed >> 32) + ip->protocol + (ports ? (__u64) * (__be32 *)(at + 20) << 8 : 0);
+		return mixed * 0xd6e8feb86659fd93ULL >> 32;
 	}
 	if (ethertype == bpf_htons(ETH_P_IPV6) && at + 44 <= end) {
 		const __be32 *words = at + 8;

@@ -45,13 +45,14 @@ static __always_inline __u64 too_big_sum(void *at, const __u32 size)
 
 static __always_inline bool too_big_reply4(hook_ctx *ctx, __u32 mtu)
 {
-	struct iphdr *ip = hook_data(ctx) + ETH_HLEN;
+	void *before = hook_data(ctx);
+	struct iphdr *ip = before + ETH_HLEN;
 	if ((void *)(ip + 1) > hook_data_end(ctx))
 		return false;
 	__be32 saddr = ip->saddr, daddr = ip->daddr;
 	__u8 ttl = ip->ttl;
 	struct ethernet header;
-	ethernet_read(&header, hook_data(ctx));
+	ethernet_read(&header, before);
 	ethernet_swap(&header);
 	if (!hook_trim(ctx, ETH_HLEN + TOO_BIG_QUOTE4) || !hook_open(ctx, 28, 0))
 		return false;
@@ -82,7 +83,8 @@ static __always_inline bool too_big_reply4(hook_ctx *ctx, __u32 mtu)
 
 static __always_inline bool too_big_reply6(hook_ctx *ctx, __u32 mtu)
 {
-	struct ipv6hdr *ip = hook_data(ctx) + ETH_HLEN;
+	void *before = hook_data(ctx);
+	struct ipv6hdr *ip = before + ETH_HLEN;
 	if ((void *)(ip + 1) > hook_data_end(ctx))
 		return false;
 	__be32 saddr[4], daddr[4];
@@ -90,7 +92,7 @@ static __always_inline bool too_big_reply6(hook_ctx *ctx, __u32 mtu)
 	__builtin_memcpy(daddr, &ip->daddr, 16);
 	__u8 ttl = ip->hop_limit;
 	struct ethernet header;
-	ethernet_read(&header, hook_data(ctx));
+	ethernet_read(&header, before);
 	ethernet_swap(&header);
 	if (!hook_trim(ctx, ETH_HLEN + TOO_BIG_QUOTE6) || !hook_open(ctx, 48, 0))
 		return false;

@@ -10,6 +10,7 @@ struct vxlan_frame {
 	__u32 from; /* slot, or with FDB_REMOTE the index of the VTEP */
 	__u32 device; /* ifindex of the port, 0 for a VTEP */
 	struct vxlan_vtep *vtep; /* null for a port */
+	__u64 door; /* of struct recent_sender */
 	__u16 tagged; /* it begins with a VLAN tag */
 	__u16 learning; /* where it came from is to be learned */
 };
@@ -102,6 +103,7 @@ static __always_inline bool vxlan_place(struct vxlan_frame *frame, const __be32 
 	if (!vtep)
 		return false;
 	frame->vtep = vtep;
+	frame->door = table_key(address, vni, PYDP_TUNNEL_IPV6);
 	frame->segment = vtep->segment;
 	frame->from = index | FDB_REMOTE;
 	frame->learning = !!(vtep->flags & VTEP_LEARNING);

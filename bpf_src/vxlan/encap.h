@@ -97,12 +97,13 @@ static __always_inline enum verdict vxlan_wrap(hook_ctx *ctx, struct packet *pac
 	__u16 sport = flow_source_port(flow_hash(ctx, packet), vtep->low, vtep->high);
 	hop->id += hook_gso_segments(ctx);
 	struct ethernet inner_header, header = hop->header;
-	if (hook_data(ctx) + ETH_HLEN > hook_data_end(ctx))
+	void *data = hook_data(ctx);
+	if (data + ETH_HLEN > hook_data_end(ctx))
 		return PUNT_ERROR;
-	ethernet_read(&inner_header, hook_data(ctx));
+	ethernet_read(&inner_header, data);
 	if (!hook_open(ctx, VXLAN_ROOM, flags))
 		return PUNT_PROTOCOL; /* a GSO frame of other than TCP and UDP */
-	void *data = hook_data(ctx);
+	data = hook_data(ctx);
 	if (data + VXLAN_FIRST > hook_data_end(ctx))
 		return PUNT_ERROR;
 	header.ethertype = bpf_htons(PYDP_TUNNEL_IPV6 ? ETH_P_IPV6 : ETH_P_IP);
@@ -136,7 +137,7 @@ static __always_inline bool vxlan_can_sum(hook_ctx *ctx, const struct packet *pa
 
 /* A frame from port IN for the VTEP with this index. Gives PASS_UNCLAIMED if the segment has none there (any more). */
 static __always_inline enum verdict vxlan_encap(hook_ctx *ctx, struct packet *packet, const struct vxlan_port *in,
-						__u32 index, __u32 now)
+						__u32 index, __u32 now, __u64 stamp)
 {
 	struct vxlan_vtep *vtep = vxlan_vtep(index);
 	struct hop *hop = vxlan_hops.lookup(&index);
@@ -163,5 +164,7 @@ static __always_inline enum verdict vxlan_encap(hook_ctx *ctx, struct packet *pa
 	enum verdict verdict = vxlan_wrap(ctx, packet, vtep, hop, &inner);
 	if (verdict == FORWARD_ENCAP)
 		vxlan_count_sent(vtep, index, packet->length);
+	if (VXLAN_AGAIN && verdict == FORWARD_ENCAP)
+		vxlan_keep_vtep(ctx, packet, vtep, hop, index, stamp);
 	return verdict == PUNT_PROTOCOL ? vxlan_hand_over(ctx, packet, vtep, index, &inner, verdict) : verdict;
 }

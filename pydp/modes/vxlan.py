@@ -79,7 +79,7 @@ class VxlanMode(Mode):
                 "vxlan_ports", "vxlan_segments", "vxlan_vteps", "vxlan_replicas", "vxlan_known", "vxlan_guests",
                 "vxlan_names",
                 "vxlan_neighbours", "vxlan_census", "vxlan_hops", "vxlan_counts", "vxlan_tails", "fdb", "fdb_events",
-                "fdb_clock", "fdb_requests", "fdb_cursor",
+                "fdb_clock", "fdb_requests", "fdb_cursor", "recent_changes", "recent_senders", "recent_targets",
             }
         ),
         learned=frozenset({"fdb", "fdb_events", "vxlan_counts"}),

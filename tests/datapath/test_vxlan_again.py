@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The short way of mode vxlan on XDP (bpf_src/vxlan/again.h): that it is taken, by whom, and what ends it.
+
+That it sends and counts what the long way does, test_vxlan.py sees: there every frame for a VTEP goes twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pydp.modes.fdb import delete_request, flush_request
+from pydp.modes.vxlan import VxlanMode
+from tests.datapath.conftest import MakeRig
+from tests.datapath.frames import BROADCAST, IP, eth, mac
+from tests.datapath.harness import Rig
+from tests.datapath.test_vxlan import (
+    INNER,
+    P1,
+    P2,
+    RULES,
+    THERE,
+    UNDERLAY,
+    encap,
+    make,
+    outer,
+    resolve,
+    tcp6,
+    udp4,
+)
+
+pytestmark = pytest.mark.usefixtures("requires_root")
+
+ELSEWHERE = "02:00:00:00:0c:01"  # MAC address of another next hop
+OTHER = "192.0.2.3"
+INSTANT = 0.05  # s: longer than a record is good for
+
+
+@pytest.fixture
+def made(rig_on: Callable[..., Rig]) -> Rig:
+    return make(lambda **options: rig_on("xdp", **options))
+
+
+def address(number: int) -> bytes:
+    return bytes.fromhex(mac(number).replace(":", ""))
+
+
+def target(rig: Rig, number: int, *, out: bool = False) -> tuple[int, list[Any]]:
+    """Place in recent_targets and what stands there, per CPU, for a station of VNI 100."""
+    key = int.from_bytes(address(number), "little") | out << 63
+    place = (key * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 40 & 4095
+    return place, list(rig.maps["recent_targets"].get(place))
+
+
+def mark(rig: Rig, number: int, *, out: bool = False, **fields: Any) -> None:
+    """Write FIELDS into the record of a station."""
+    place, records = target(rig, number, out=out)
+    latest = max(records, key=lambda one: one.stamp)
+    assert latest.stamp
+    rig.maps["recent_targets"].set(place, latest._replace(**fields))
+
+
+def test_frames_into_the_tunnel_take_it(made: Rig) -> None:
+    """What is kept is what is sent: here a mark that the long way does not know."""
+    for frame in (udp4(), tcp6(), udp4(1464)):
+        found = b""
+        for _ in range(50):
+            resolve(made)
+            made.send(frame, P1)
+            mark(made, 9, words=(0x5A,) * 7)
+            found = made.send(frame, P1).frame[:8]
+            if found == b"\x5a" + bytes(7):
+                break
+        assert found == b"\x5a" + bytes(7)
+
+
+def test_packets_out_of_the_tunnel_take_it(made: Rig) -> None:
+    """Here a record is made to say that longer ones may go there than the long way lets through."""
+    short, packet = outer(INNER["udp"]), outer(eth(1, 9, size=1519))
+    assert made.send(packet).verdict == "DROP_MTU"
+    verdict = ""
+    for _ in range(50):
+        made.send(short)
+        mark(made, 1, out=True, longest=9000)
+        verdict = made.send(packet).verdict
+        if verdict == "FORWARD_DECAP":
+            break
+    assert verdict == "FORWARD_DECAP"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_not_plain_never_takes_it(made: Rig, rule: str) -> None:
+    """The same rules as for a first packet."""
+    verdict, fields = RULES[rule]
+    plain, packet = outer(udp4(60, dst=1, src=9)), outer(udp4(60, dst=1, src=9), **fields)
+    for _ in range(3):
+        assert made.send(plain).verdict == "FORWARD_DECAP"
+    assert made.send(packet).verdict == verdict
+
+
+def test_every_congestion_mark(made: Rig) -> None:
+    inner = udp4(dst=1, src=9)
+    for tos in range(8):
+        made.send(outer(inner))
+        assert made.send(outer(inner, tos=tos)).verdict == ("PUNT_ECN" if tos & 1 else "FORWARD_DECAP")
+
+
+# What ends it
+
+
+def sent_to(rig: Rig, frame: bytes) -> str:
+    """Address of the VTEP that a frame from port 1 goes to, or the verdict on it."""
+    for index in (0, 1):
+        resolve(rig, index)
+    result = rig.send(frame, P1)
+    return IP(result.frame[14:]).dst if result.verdict == "FORWARD_ENCAP" else result.verdict
+
+
+def test_a_station_that_moves(made: Rig) -> None:
+    frame = udp4()
+    for _ in range(3):
+        made.tell((UNDERLAY, outer(eth(BROADCAST, 9))))
+        assert (sent_to(made, frame), sent_to(made, frame)) == ("192.0.2.2", "192.0.2.2")
+        made.tell((UNDERLAY, outer(eth(BROADCAST, 9), src=OTHER)))
+        assert (sent_to(made, frame), sent_to(made, frame)) == (OTHER, OTHER)
+        made.tell((P2, eth(BROADCAST, 9)))
+        assert sent_to(made, frame) == "FORWARD_PORT"
+
+
+def test_a_sender_that_was_elsewhere_meanwhile(made: Rig) -> None:
+    """Its frames are seen to be learned from, though one like them had nothing new to tell just before."""
+    for _ in range(3):
+        assert encap(made, udp4()).verdict == "FORWARD_ENCAP"
+        assert made.fdb()[address(1), 0].slot == P1
+        made.tell((P2, eth(BROADCAST, 1)))
+        assert made.fdb()[address(1), 0].slot == P2
+        assert encap(made, udp4()).verdict == "FORWARD_ENCAP"
+        assert made.fdb()[address(1), 0].slot == P1
+
+
+@pytest.mark.parametrize("request_", [delete_request(address(9), 0), flush_request(remote=True)], ids=["del", "flush"])
+def test_an_entry_that_is_taken_out(made: Rig, request_: tuple[Any, ...]) -> None:
+    assert encap(made, udp4()).verdict == "FORWARD_ENCAP"
+    if request_[1] == 3:  # FDB_FLUSH: bucket by bucket
+        made.control(request_)
+    else:
+        assert made.control(request_)[0].result == 1
+    assert made.send(udp4(), P1).verdict == "PUNT_FLOOD"
+
+
+def test_a_port_whose_station_is_taken_out(made: Rig) -> None:
+    packet = outer(udp4(dst=1, src=9))
+    for _ in range(2):
+        assert made.send(packet).verdict == "FORWARD_DECAP"
+    made.control(delete_request(address(1), 0))
+    assert made.send(packet).verdict == "PUNT_UNKNOWN"
+
+
+def test_another_next_hop(made: Rig) -> None:
+    """Is followed when the record's instant is over."""
+    assert encap(made, udp4()).frame[:6] == address_of(THERE)
+    found = b""
+    deadline = time.monotonic() + 2
+    while found != address_of(ELSEWHERE) and time.monotonic() < deadline:
+        time.sleep(INSTANT)
+        resolve(made)
+        hops = made.maps["vxlan_hops"]
+        first = int.from_bytes(address_of(ELSEWHERE), "little")
+        header = hops.get(0)[0].header
+        hops.set(0, hops.get(0)[0]._replace(header=header._replace(first=first | header.first >> 48 << 48)))
+        found = made.send(udp4(), P1).frame[:6]
+    assert found == address_of(ELSEWHERE)
+
+
+def test_a_smaller_mtu(made: Rig) -> None:
+    frame = udp4(1400, flags="DF")
+    assert encap(made, frame).verdict == "FORWARD_ENCAP"
+    verdict, deadline = "", time.monotonic() + 2
+    while verdict != "FORWARD_REPLY" and time.monotonic() < deadline:
+        time.sleep(INSTANT)
+        resolve(made, mtu=1300)
+        verdict = made.send(frame, P1).verdict
+    assert verdict == "FORWARD_REPLY"
+
+
+def test_records_do_not_outlive_an_attach() -> None:
+    """What Python writes is new with each, and VTEPs and ports may have other numbers."""
+    names = {"recent_changes", "recent_senders", "recent_targets"}
+    assert names <= VxlanMode.traits.maps
+    assert not names & VxlanMode.traits.learned
+
+
+def address_of(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+@pytest.mark.parametrize("options", [{"ttl": "inherit"}, {"tos": "inherit"}, {"df": "inherit"}, {"udp_csum": True}])
+def test_what_varies_with_the_frame_goes_the_long_way(rig_on: Callable[..., Rig], options: dict[str, Any]) -> None:
+    rig: MakeRig = lambda **given: rig_on("xdp", **given)  # noqa: E731
+    made = make(rig, **options)
+    assert encap(made, udp4()).verdict == "FORWARD_ENCAP"
+    changes = made.maps["recent_changes"].get(0)
+    assert not [one for one in target(made, 9)[1] if one.stamp >= changes]
