@@ -16,9 +16,12 @@ enum verdict {
 	FORWARD_ENCAP = 2, /* encapsulated and sent to a VTEP or peer */
 	FORWARD_DECAP = 3, /* decapsulated and sent out of one port */
 	FORWARD_REPLY = 4, /* answered: too big for the tunnel, or a request for an address that is known */
+	FORWARD_NAT = 5, /* translated and sent out of one device */
+	FORWARD_REJECT = 6, /* answered with a refusal: a service without backends, or one whose backend has gone */
 	FLOOD_PORTS = 8, /* copied to every port that may have it */
 	PASS_ENCAP = 9, /* encapsulated in its place on the way out */
 	PASS_DECAP = 10, /* decapsulated and left to the stack, which delivers it */
+	PASS_NAT = 11, /* translated and left to the stack, which delivers or routes it, or sends it out */
 
 	PUNT_TRUNCATED = 16, /* headers end before they should */
 	PUNT_LINK_LOCAL = 17, /* addressed to the bridge itself (01:80:c2:00:00:0x) */
@@ -42,6 +45,7 @@ enum verdict {
 	PUNT_ROUTE = 35, /* inner destination is the routing's business */
 	PUNT_TTL = 36, /* TTL is used up: the kernel says so to its sender */
 	PUNT_PROTOCOL = 37, /* neither IPv4 nor IPv6, or shorter than its header: tc can neither wrap nor unwrap it */
+	PUNT_NAT = 38, /* to be translated by the tc program of the same port: it is for a socket, or its next hop is not known */
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
 	DROP_SAME_PORT = 41, /* destination is on the port it came from */
@@ -55,6 +59,11 @@ enum verdict {
 	DROP_INNER = 49, /* inner packet is not what the tunnel carries, or cut short */
 	DROP_LOOP = 50, /* would be encapsulated for the host it came from */
 	DROP_ECN = 51, /* congestion was marked outside, and the inner packet cannot carry the mark */
+	DROP_FULL = 52, /* begins a connection, for which there is no room */
+	DROP_PORTS = 53, /* begins a connection, for whose source there is no free port */
+	DROP_RACE = 54, /* another CPU was just noting the same connection */
+	DROP_ENDED = 55, /* of a connection whose backend has gone */
+	DROP_CHECKSUM = 56, /* an ICMP error whose checksum is wrong: what it quotes cannot be translated */
 };
 
 enum verdict_class {

@@ -5,6 +5,7 @@
 
 #include "abi.h"
 #include "bench/vary.h"
+#include "bench/nat_send.h"
 
 /* What varies begins so many bytes into the frame: behind what a tunnel puts in front. */
 #define BENCH_OFFSET CONSTANT(0)

@@ -91,3 +91,5 @@ int bench_sink_packet(hook_ctx *ctx)
 	__u32 source = bpf_ntohl(*(__be32 *)(data + 12)), dest = bpf_ntohl(*(__be32 *)(data + 16));
 	return bench_take(ctx, arrival, data - BENCH_ETHERNET, source, dest);
 }
+
+#include "bench/nat_take.h"

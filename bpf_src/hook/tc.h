@@ -8,23 +8,31 @@
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/pkt_cls.h>
 
+#include "lib/checksum.h"
+
 typedef struct __sk_buff hook_ctx;
 
 enum hook {
 	HOOK_FLOODS = 1, /* hook_copy() works */
 	HOOK_TAG_IN_FRAME = 0, /* the outermost VLAN tag is part of the frame */
 	HOOK_HEADER_STAYS = 1, /* hook_open() and hook_close() leave the Ethernet header in front */
+	HOOK_DONE = 0x7d5e, /* the mark of hook_mark_done() */
 	HOOK_OPENS_IP = 1, /* hook_open() and hook_close() take IP packets only, as the stack sees them */
 };
 
+/* In these words, since the compiler would merge branches into one that reads from a computed place of the context, which the verifier refuses. */
 static __always_inline void *hook_data(hook_ctx *ctx)
 {
-	return (void *)(long)ctx->data;
+	void *data;
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(data) : "r"(ctx), "i"(offsetof(struct __sk_buff, data)));
+	return data;
 }
 
 static __always_inline void *hook_data_end(hook_ctx *ctx)
 {
-	return (void *)(long)ctx->data_end;
+	void *end;
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(end) : "r"(ctx), "i"(offsetof(struct __sk_buff, data_end)));
+	return end;
 }
 
 /* Whole length of the frame, without a tag in metadata. */
@@ -118,6 +126,50 @@ static __always_inline bool hook_trim(hook_ctx *ctx, __u32 length)
 	return !bpf_skb_change_tail(ctx, length, 0);
 }
 
+/* Bring the checksum of a transport protocol at OFFSET up to date. The words of its pseudo header have changed by ADDRESSES, those that it covers in
+ * the packet by WORDS, either as a sum of new ones and complements of old ones. With ZERO_IS_NONE (UDP) one of 0 stays. A checksum that the
+ * device is to fill in has only the pseudo header in it so far, which the helper knows: hence two calls. */
+static __always_inline bool hook_fix_transport(hook_ctx *ctx, __u32 offset, __u64 addresses, __u64 words,
+					       const bool zero_is_none)
+{
+	const __u64 flags = zero_is_none ? BPF_F_MARK_MANGLED_0 : 0;
+	__u16 pseudo = checksum_fold(addresses), plain = checksum_fold(words);
+	if (pseudo != 0xffff && bpf_l4_csum_replace(ctx, offset, 0, pseudo, flags | BPF_F_PSEUDO_HDR))
+		return false;
+	return plain == 0xffff || !bpf_l4_csum_replace(ctx, offset, 0, plain, flags);
+}
+
+/* Tell the hook that bytes behind the Ethernet header have changed by SUM for which no checksum among them makes up: a device may have summed
+ * up the frame (CHECKSUM_COMPLETE). */
+static __always_inline void hook_fix_frame(hook_ctx *ctx, __u64 sum)
+{
+	__u16 change = checksum_fold(sum);
+	if (change && change != 0xffff)
+		bpf_csum_update(ctx, change);
+}
+
+/* Tell the hook what the bytes behind the Ethernet header add up to. The helper adds to the device's sum and gives it, or an error if there is
+ * none; bcc declares it as if it gave 32 bits. */
+static __always_inline void hook_set_frame(hook_ctx *ctx, __u64 sum)
+{
+	__s64 (*csum_update)(void *frame, __u32 change) = (void *)BPF_FUNC_csum_update;
+	__s64 old = csum_update(ctx, 0);
+	if (old >= 0)
+		csum_update(ctx, checksum_fold(sum + (__u16)~checksum_fold(old)));
+}
+
+/* Is the checksum at OFFSET yet to be filled in by the device that the frame leaves by? Nobody says so, but then it does not change when a word
+ * that it covers does. */
+static __always_inline bool hook_checksum_pending(hook_ctx *ctx, __u32 offset)
+{
+	__sum16 before = 0, after = 0;
+	if (bpf_skb_load_bytes(ctx, offset, &before, 2) || bpf_l4_csum_replace(ctx, offset, 0, 1, 0) ||
+	    bpf_skb_load_bytes(ctx, offset, &after, 2))
+		return false;
+	bpf_skb_store_bytes(ctx, offset, &before, 2, 0);
+	return before == after;
+}
+
 /* A hash of the flow: that of the stack, which it keeps with the frame. */
 static __always_inline __u32 hook_hash(hook_ctx *ctx)
 {
@@ -151,6 +203,28 @@ static __always_inline void hook_note(hook_ctx *ctx, const __u32 number, __u32 v
 static __always_inline __u32 hook_noted(hook_ctx *ctx, const __u32 number)
 {
 	return ctx->cb[number];
+}
+
+/* The device that a frame came in by, on its way out: 0 for one of this host. */
+static __always_inline __u32 hook_came_by(hook_ctx *ctx)
+{
+	return ctx->ingress_ifindex;
+}
+
+/* Mark a frame that this program sends out of a device, for the program on the way out there: nothing is left to be done with it. In a field that only
+ * old queueing disciplines look at. */
+static __always_inline void hook_mark_done(hook_ctx *ctx)
+{
+	ctx->tc_index = HOOK_DONE;
+}
+
+/* Is the frame marked? Takes the mark away. */
+static __always_inline bool hook_is_done(hook_ctx *ctx)
+{
+	if (ctx->tc_index != HOOK_DONE)
+		return false;
+	ctx->tc_index = 0;
+	return true;
 }
 
 /* The hook's words for "let it go on" and "drop it". TC_ACT_UNSPEC is the "next, please" of clsact and tcx alike. */

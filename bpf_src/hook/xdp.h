@@ -7,6 +7,8 @@
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
 
+#include "lib/checksum.h"
+
 typedef struct xdp_md hook_ctx;
 
 enum hook {
@@ -124,6 +126,37 @@ static __always_inline bool hook_trim(hook_ctx *ctx, __u32 length)
 	return !bpf_xdp_adjust_tail(ctx, (int)length - (int)hook_length(ctx));
 }
 
+/* Bring the checksum of a transport protocol at OFFSET up to date. The words of its pseudo header have changed by ADDRESSES, those that it covers in
+ * the packet by WORDS, either as a sum of new ones and complements of old ones. With ZERO_IS_NONE (UDP) one of 0 stays. */
+static __always_inline bool hook_fix_transport(hook_ctx *ctx, __u32 offset, __u64 addresses, __u64 words,
+					       const bool zero_is_none)
+{
+	__sum16 *check = hook_data(ctx) + (offset & 0xfff);
+	if ((void *)(check + 1) > hook_data_end(ctx))
+		return false;
+	__sum16 old = *check, new = ~checksum_fold((__u64)(__u16)~old + addresses + words);
+	if (zero_is_none && !old)
+		return true;
+	*check = zero_is_none && !new ? 0xffff : new;
+	return true;
+}
+
+/* Tell the hook that bytes behind the Ethernet header have changed by SUM for which no checksum among them makes up: nobody keeps a sum here. */
+static __always_inline void hook_fix_frame(hook_ctx *ctx, __u64 sum)
+{
+}
+
+/* Tell the hook what the bytes behind the Ethernet header add up to. */
+static __always_inline void hook_set_frame(hook_ctx *ctx, __u64 sum)
+{
+}
+
+/* Is the checksum at OFFSET yet to be filled in by the device that the frame leaves by? Not here, or nobody knows. */
+static __always_inline bool hook_checksum_pending(hook_ctx *ctx, __u32 offset)
+{
+	return false;
+}
+
 /* The stack has no hash of a frame that it has not seen: flow_hash() makes one. */
 static __always_inline __u32 hook_hash(hook_ctx *ctx)
 {
@@ -154,6 +187,22 @@ static __always_inline void hook_note(hook_ctx *ctx, const __u32 number, __u32 v
 static __always_inline __u32 hook_noted(hook_ctx *ctx, const __u32 number)
 {
 	return 0;
+}
+
+/* The device that a frame came in by, on its way out: 0 for one of this host. Here there is no such way. */
+static __always_inline __u32 hook_came_by(hook_ctx *ctx)
+{
+	return 0;
+}
+
+/* Frames that are sent from here pass by no other program. */
+static __always_inline void hook_mark_done(hook_ctx *ctx)
+{
+}
+
+static __always_inline bool hook_is_done(hook_ctx *ctx)
+{
+	return false;
 }
 
 /* The hook's words for "let it go on" and "drop it". */

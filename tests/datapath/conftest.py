@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from tests.datapath.harness import HOOKS, Rig
+from tests.datapath.nat_net import NETS, Net
+from tests.datapath.nat_rig import NatRig
+from tests.datapath.rewrite_rig import Rewriter
 
 MakeRig = Callable[..., Rig]
+MakeNat = Callable[..., NatRig]
 
 
 class _Rigs:
@@ -59,3 +63,56 @@ def rig(rigs: _Rigs, hook: str) -> MakeRig:
 def rig_on(rigs: _Rigs) -> Callable[..., Rig]:
     """The same for tests that know their hook: the first argument."""
     return rigs.get
+
+
+@pytest.fixture(scope="module", params=["xdp", "tc", "tc, summed up by the device"])
+def rewriter(requires_root: None, request: pytest.FixtureRequest) -> Iterator[Rewriter]:
+    """The library of mode nat on each hook, and on tc also where the kernel watches over the device's sum."""
+    hook, _, summed = request.param.partition(",")
+    one = Rewriter(hook, bool(summed))
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module", params=HOOKS)
+def plain(requires_root: None, request: pytest.FixtureRequest) -> Iterator[Rewriter]:
+    """The same without such a sum."""
+    one = Rewriter(request.param)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def nat_rigs(requires_root: None) -> Iterator[dict[str, NatRig]]:
+    """All rigs of mode nat in a module, by what they were made from."""
+    made: dict[str, NatRig] = {}
+    yield made
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture
+def nat_on(nat_rigs: dict[str, NatRig]) -> MakeNat:
+    """Gives rigs of mode nat, as if just made: hook, and the arguments of `NatRig`."""
+
+    def get(hook: str, **arguments: Any) -> NatRig:
+        key = repr((hook, sorted(arguments.items())))
+        if key in nat_rigs:
+            nat_rigs[key].reset()
+        else:
+            nat_rigs[key] = NatRig(hook, **{"takers": (0, 1, 2), **arguments})
+        return nat_rigs[key]
+
+    return get
+
+
+@pytest.fixture
+def nat(nat_on: MakeNat, hook: str) -> MakeNat:
+    """The same for each hook."""
+    return lambda **arguments: nat_on(hook, **arguments)
+
+
+@pytest.fixture(params=NETS, ids="IPv{}".format)
+def net(request: pytest.FixtureRequest) -> Net:
+    """Each test by either IP version."""
+    return NETS[request.param]

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// The conntrack table: flows, found by either of their tuples.
+//
+// A table of our own in two array maps, for the reasons that lib/fdb.h gives. Records stand in `nat_flows`; `nat_index` says where, by the
+// hash of a tuple: eight places to a cache line, two lines in which a tuple may stand, twice as many places as there can be tuples.
+// Nobody cleans up: a record says up to when it lives, and whoever needs one takes the next that is free or has outlived its
+// time, going round (`nat_hand`). Where all live, one that only one side was heard of goes, and never one that both were: a flood
+// of SYNs or of random UDP has to make do with its own.
+//
+// Several CPUs write, and nobody waits. A record is taken by compare-and-swap of `life`, and written by who took it before it is entered in the
+// index; a place of the index goes from 0 to its value, and back, by compare-and-swap. Two CPUs that enter one tuple at the same instant both
+// find the other's entry afterwards: the record with the higher number goes.
+
+enum nat_flows_limit {
+	NAT_LOOKED_AT = 64, /* records that are looked at for a free one */
+	NAT_BUSY_TICKS = 2, /* after which a record that is being written belongs to nobody */
+	NAT_FULL_BUCKET = 6, /* entries with which a bucket is left for the other one, if that has fewer */
+};
+
+/* A flow, and the direction of a packet in it. */
+struct nat_found {
+	struct nat_flow *flow;
+	__u32 number;
+	__u32 way; /* 0 from the initiator, 1 from the responder */
+};
+
+/* The time in ticks. */
+static __always_inline __u32 nat_now(void)
+{
+	__u32 zero = 0;
+	return clock_now(nat_clocks.lookup(&zero));
+}
+
+static __always_inline void nat_count_event(__u32 event)
+{
+	__u64 *count = nat_events.lookup(&event);
+	if (count)
+		(*count)++;
+}
+
+static __always_inline __u64 nat_mix(__u64 hash)
+{
+	hash *= 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 32;
+}
+
+/* A hash of what a tuple has but for its ports, with a secret seed, so that nobody can choose flows that meet. */
+static __always_inline __u64 nat_hash_addresses(const struct nat_tuple *tuple, __u8 protocol, __u8 version, __u64 seed)
+{
+	__u64 hash = (tuple->saddr[0] | (__u64)tuple->daddr[0] << 32) ^ seed;
+	if (version == 6) {
+		hash = nat_mix(hash) ^ (tuple->saddr[1] | (__u64)tuple->saddr[2] << 32);
+		hash = nat_mix(hash) ^ (tuple->daddr[1] | (__u64)tuple->daddr[2] << 32);
+		hash = nat_mix(hash) ^ (tuple->saddr[3] | (__u64)tuple->daddr[3] << 32);
+	}
+	return nat_mix(hash) ^ ((__u64)protocol << 32 | (__u64)version << 40);
+}
+
+static __always_inline __u64 nat_hash_ports(__u64 addresses, __be16 sport, __be16 dport)
+{
+	/* Both halves name a bucket: twice, or neighbouring ports have two buckets that belong together. */
+	__u64 hash = (addresses ^ (sport | (__u32)dport << 16)) * 0xd6e8feb86659fd93ULL;
+	return nat_mix(hash ^ hash >> 32);
+}
+
+static __always_inline __u64 nat_hash(const struct nat_tuple *tuple, __u8 protocol, __u8 version, __u64 seed)
+{
+	return nat_hash_ports(nat_hash_addresses(tuple, protocol, version, seed), tuple->sport, tuple->dport);
+}
+
+/* What stands in the index for a record: what is left of the hash, and the record's number. */
+static __always_inline __u64 nat_entry(__u64 hash, __u32 number)
+{
+	return (hash * 0x9e3779b97f4a7c15ULL & 0xffffffff00000000ULL) | (number + 1);
+}
+
+static __always_inline bool nat_same(const struct nat_tuple *one, const struct nat_tuple *other)
+{
+	const __u64 *a = (const __u64 *)one, *b = (const __u64 *)other;
+	__u64 differs = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+	return !(differs | (*(__u32 *)&one->sport ^ *(__u32 *)&other->sport));
+}
+
+static __always_inline void nat_inverse(struct nat_tuple *to, const struct nat_tuple *from)
+{
+	__builtin_memcpy(to->saddr, from->daddr, 16);
+	__builtin_memcpy(to->daddr, from->saddr, 16);
+	__u32 ports = *(const __u32 *)&from->sport; /* both in one store, as they are read */
+	*(__u32 *)&to->sport = ports << 16 | ports >> 16;
+}
+
+static __always_inline __u32 nat_class(__u64 life)
+{
+	return life >> 32;
+}
+
+/* Is the time over? The tick of another CPU may be one ahead. */
+static __always_inline bool nat_over(__u64 life, __u32 now)
+{
+	return (__s32)((__u32)life - now) < 0;
+}
+
+static __always_inline bool nat_lives(__u64 life, __u32 now)
+{
+	return nat_class(life) >= NAT_CLASS_NEW && !nat_over(life, now);
+}
+
+static __always_inline struct nat_bucket *nat_bucket(__u32 hash)
+{
+	__u32 index = hash & (PYDP_NAT_BUCKETS - 1);
+	return nat_index.lookup(&index);
+}
+
+static __always_inline struct nat_flow *nat_flow(__u32 number)
+{
+	number &= PYDP_NAT_FLOWS - 1;
+	return nat_flows.lookup(&number);
+}
+
+/* The number, plus one, of the record that BUCKET names for ENTRY's hash; 0 for none. Without branches, of which the verifier would follow
+ * each. */
+static __always_inline __u32 nat_named(const struct nat_bucket *bucket, __u64 entry)
+{
+	__u32 named = 0;
+#pragma unroll
+	for (int i = 0; i < NAT_WAYS; i++) {
+		__u64 place = bucket->place[i], differs = (place ^ entry) >> 32;
+		__u32 hit = (__u32)((differs - 1) >> 32); /* all bits set if nothing differs */
+		asm volatile("" : "+r"(hit));
+		named |= hit & (__u32)place;
+		asm volatile("" : "+r"(named));
+	}
+	return named;
+}
+
+/* Is the record that BUCKET names a flow with this tuple? Reads FOUND. */
+static __always_inline bool nat_found_in(const struct nat_bucket *bucket, __u64 entry, const struct nat_tuple *tuple,
+					 __u32 kind, struct nat_found *found)
+{
+	__u32 named = nat_named(bucket, entry);
+	if (!named)
+		return false;
+	struct nat_flow *flow = nat_flow(named - 1);
+	if (!flow || *(__u16 *)&flow->protocol != kind)
+		return false;
+	bool original = nat_same(&flow->original, tuple);
+	if (!original && !nat_same(&flow->reply, tuple))
+		return false;
+	found->flow = flow;
+	found->number = named - 1;
+	found->way = !original;
+	return true;
+}
+
+/* Find the flow of a tuple, also one that has outlived its time. */
+static __always_inline bool nat_find(const struct nat_tuple *tuple, __u8 protocol, __u8 version, __u64 hash,
+				     struct nat_found *found)
+{
+	__u64 entry = nat_entry(hash, 0);
+	__u32 kind = protocol | (__u32)version << 8;
+	struct nat_bucket *bucket = nat_bucket(hash);
+	if (bucket && nat_found_in(bucket, entry, tuple, kind, found))
+		return true;
+	bucket = nat_bucket(hash >> 32);
+	return bucket && nat_found_in(bucket, entry, tuple, kind, found);
+}
+
+/* How many places are taken. */
+static __always_inline __u32 nat_taken_places(const struct nat_bucket *bucket)
+{
+	__u32 taken = 0;
+#pragma unroll
+	for (int i = 0; i < NAT_WAYS; i++) {
+		__u32 one = bucket->place[i] != 0;
+		asm volatile("" : "+r"(one));
+		taken += one;
+	}
+	return taken;
+}
+
+/* Put WANTED where WAS stands in one of the buckets of HASH, of which the second comes first with TURNED. Loops that write are not unrolled: the code
+ * that is to be verified would be several times as long. */
+static __always_inline bool nat_exchange(__u64 hash, bool turned, __u64 was, __u64 wanted)
+{
+	__u64 turn = turned ? hash << 32 | hash >> 32 : hash;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < 2 * NAT_WAYS; i++) {
+		struct nat_bucket *bucket = nat_bucket(i < NAT_WAYS ? turn : turn >> 32);
+		__u32 at = i & (NAT_WAYS - 1);
+		if (!bucket)
+			return false;
+		if (bucket->place[at] == was && __sync_val_compare_and_swap(&bucket->place[at], was, wanted) == was)
+			return true;
+	}
+	return false;
+}
+
+/* Enter a record in the index. In the first of the two buckets if it is not nearly full: most look-ups then end there. */
+static __always_inline bool nat_enter(__u64 hash, __u32 number)
+{
+	struct nat_bucket *one = nat_bucket(hash), *other = nat_bucket(hash >> 32);
+	if (!one || !other)
+		return false;
+	__u32 taken = nat_taken_places(one);
+	bool turned = taken >= NAT_FULL_BUCKET && nat_taken_places(other) < taken;
+	return nat_exchange(hash, turned, 0, nat_entry(hash, number));
+}
+
+/* Is a tuple that HASH is of the one of another record than NUMBER, too, which is to keep it? */
+static __always_inline bool nat_rivalled(const struct nat_tuple *tuple, __u32 kind, __u64 hash, __u32 number)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < 2 * NAT_WAYS; i++) {
+		struct nat_bucket *bucket = nat_bucket(i < NAT_WAYS ? hash : hash >> 32);
+		if (!bucket)
+			return false;
+		__u64 place = bucket->place[i & (NAT_WAYS - 1)];
+		__u32 other = (__u32)place - 1;
+		if ((place ^ nat_entry(hash, 0)) >> 32 || other >= number)
+			continue;
+		struct nat_flow *flow = nat_flow(other);
+		if (flow && *(__u16 *)&flow->protocol == kind &&
+		    (nat_same(&flow->original, tuple) || nat_same(&flow->reply, tuple)))
+			return true;
+	}
+	return false;
+}
+
+/* Enter a record under both its tuples. Gives 0 when that is done, 1 if there is no room, 2 if another CPU was quicker. */
+static __always_inline __u32 nat_enter_both(struct nat_flow *flow, __u32 number, __u64 seed)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < 2; i++) {
+		struct nat_tuple *tuple = i ? &flow->reply : &flow->original;
+		__u64 hash = nat_hash(tuple, flow->protocol, flow->version, seed);
+		if (!nat_enter(hash, number))
+			return 1;
+		if (nat_rivalled(tuple, *(__u16 *)&flow->protocol, hash, number))
+			return 2;
+	}
+	return 0;
+}
+
+/* Take a record that this CPU has taken out of the index. */
+static __always_inline void nat_leave(struct nat_flow *flow, __u32 number, __u64 seed)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < 2; i++) {
+		struct nat_tuple *tuple = i ? &flow->reply : &flow->original;
+		__u64 hash = nat_hash(tuple, flow->protocol, flow->version, seed);
+		nat_exchange(hash, false, nat_entry(hash, number), 0);
+	}
+}
+
+/* Take a record from whoever it is, as LIFE says. */
+static __always_inline bool nat_take(struct nat_flow *flow, __u64 life, __u32 now)
+{
+	__u64 busy = (__u64)NAT_CLASS_BUSY << 32 | (__u32)(now + NAT_BUSY_TICKS);
+	return __sync_val_compare_and_swap(&flow->life, life, busy) == life;
+}
+
+/* End a flow that this CPU may take. False: another one was quicker. */
+static __always_inline bool nat_end(struct nat_flow *flow, __u32 number, __u64 life, __u64 seed, __u32 now)
+{
+	if (!nat_take(flow, life, now))
+		return false;
+	nat_leave(flow, number, seed);
+	flow->life = 0;
+	return true;
+}
+
+/* The next record that is free or over, or else one that may be made free; its number plus one, 0 for none. LIFE is what was seen of it. */
+static __always_inline __u32 nat_next_free(__u32 now, __u64 *life)
+{
+	__u32 zero = 0, victim = 0;
+	__u32 *hand = nat_hand.lookup(&zero);
+	if (!hand)
+		return 0;
+	if (!*hand) /* CPUs that begin alike would get in each other's way */
+		*hand = bpf_get_prandom_u32();
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < NAT_LOOKED_AT; i++) {
+		__u32 number = ++*hand & (PYDP_NAT_FLOWS - 1);
+		struct nat_flow *flow = nat_flow(number);
+		if (!flow)
+			return 0;
+		__u64 seen = flow->life;
+		bool free = !seen || nat_over(seen, now);
+		if (free || (!victim && nat_class(seen) == NAT_CLASS_NEW)) {
+			victim = number + 1;
+			*life = seen;
+		}
+		if (free)
+			return number + 1;
+	}
+	*hand = bpf_get_prandom_u32(); /* there may be room elsewhere: flows of one time stand side by side */
+	return victim;
+}
+
+/* Have a record to write: STALE (its number plus one), or one that is free or can be made free. Its tuples are taken out of the index. Reads
+ * FOUND; false if none was to be had. */
+static __always_inline bool nat_claim(struct nat_found *found, __u32 stale, __u64 seed, __u32 now)
+{
+	__u64 life = 0;
+	__u32 number = stale;
+	if (!stale)
+		number = nat_next_free(now, &life);
+	struct nat_flow *flow = number ? nat_flow(number - 1) : 0;
+	if (!flow)
+		return false;
+	if (stale)
+		life = flow->life;
+	if (nat_class(life) == NAT_CLASS_BUSY && !nat_over(life, now))
+		return false;
+	if (!nat_take(flow, life, now))
+		return false;
+	if (nat_class(life) >= NAT_CLASS_BUSY) {
+		nat_count_event(nat_over(life, now) || stale ? NAT_EVENT_EXPIRED : NAT_EVENT_EVICTED);
+		nat_leave(flow, number - 1, seed);
+	}
+	found->flow = flow;
+	found->number = number - 1;
+	found->way = 0;
+	return true;
+}
