@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import errno
 import functools
@@ -190,6 +191,21 @@ class Map:
         if self.spec.kind in ONE_BY_ONE:
             return self._raw_one_by_one()
         keys, values = bytearray(), bytearray()
+        for some, theirs in self._chunks():
+            keys += some
+            values += theirs
+        return bytes(keys), bytes(values)
+
+    def chunks(self) -> Iterator[tuple[memoryview, memoryview]]:
+        """The same in runs of some thousand entries, for maps that are too large to be held. A run is good until the
+        next is asked for. Not for maps that know no batches. Raises MapError, NotPermitted.
+        """
+        try:
+            yield from self._chunks()
+        except OSError as error:
+            raise _map_error(self.spec, "read", error) from error
+
+    def _chunks(self) -> Iterator[tuple[memoryview, memoryview]]:
         count = min(BATCH, max(self.spec.max_entries, 1))
         key_room = ct.create_string_buffer(self.spec.key.size * count)
         value_room = ct.create_string_buffer(self._slot_size * count)
@@ -206,10 +222,10 @@ class Map:
                 key_room = ct.create_string_buffer(self.spec.key.size * count)
                 value_room = ct.create_string_buffer(self._slot_size * count)
                 continue
-            keys += memoryview(key_room)[: got * self.spec.key.size]
-            values += memoryview(value_room)[: got * self._slot_size]
+            keys, values = memoryview(key_room).cast("B"), memoryview(value_room).cast("B")
+            yield keys[: got * self.spec.key.size], values[: got * self._slot_size]
             if ended:
-                return bytes(keys), bytes(values)
+                return
             cursor, following = following, cursor
             start = cursor
 
@@ -271,6 +287,34 @@ class Map:
         for at in range(0, len(packed), BATCH):
             part = packed[at : at + BATCH]
             libbpf.map_update_batch(self.fd, b"".join(k for k, _ in part), b"".join(v for _, v in part), len(part))
+
+    @_wrapped("update")
+    def update_raw(self, keys: bytes, values: bytes) -> None:
+        """Write entries that are packed one after the other: the quickest way to fill a large map. Not for per-CPU
+        maps, nor for those that know no batches. Raises MapError.
+        """
+        size, step = self.spec.key.size, self._slot_size
+        if self.cpus or self.spec.kind in ONE_BY_ONE or len(keys) // size * step != len(values) or len(keys) % size:
+            raise MapError(f"map {self.spec.name}: {len(values)} bytes are not the values of {len(keys)} bytes of keys")
+        count = len(keys) // size
+        for at in range(0, count, BATCH):
+            end = min(at + BATCH, count)
+            libbpf.map_update_batch(self.fd, keys[at * size : end * size], values[at * step : end * step], end - at)
+
+    @_wrapped("delete")
+    def delete_raw(self, keys: bytes) -> None:
+        """Remove keys that are packed one after the other from a hash map; fine if some are not there. Raises
+        MapError.
+        """
+        size = self.spec.key.size
+        for at in range(0, len(keys), BATCH * size):
+            part = keys[at : at + BATCH * size]
+            try:
+                libbpf.map_delete_batch(self.fd, part, len(part) // size)
+            except FileNotFoundError:  # the batch ends at a key that is not there
+                for one in range(0, len(part), size):
+                    with contextlib.suppress(FileNotFoundError):
+                        libbpf.map_delete(self.fd, part[one : one + size])
 
     @_wrapped("update")
     def take_over(self, other: Map) -> None:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services as records of the datapath's maps (bpf_src/nat/maps.h)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pydp.services.model import ENDINGS, NUMBERS, Ending, Frontend
+from pydp.services.rows import HOST, LOCAL_ONLY, BackendRow, FrontendRow, ServiceRow, frontend_of, padded
+
+# Their layout is compared with the maps' before anything is written.
+NAME = struct.Struct("=16s2sBB")
+FRONTEND = struct.Struct("=IIIIII")
+BACKEND = struct.Struct("=16s2sBBIII")
+INDEX = struct.Struct("=I")
+LAYOUTS = {
+    "nat_frontends": [["service", 0, 4], ["first", 4, 4], ["count", 8, 4], ["flags", 12, 4], ["affinity", 16, 4],
+                      ["pad", 20, 4]],
+    "nat_backends": [["address", 0, 16], ["port", 16, 2], ["version", 18, 1], ["flags", 19, 1], ["generation", 20, 4],
+                     ["service", 24, 4], ["deadline", 28, 4]],
+    "nat_slots": [],
+    "nat_wild": [],
+}  # fmt: skip
+# enum nat_frontend_flag and nat_backend_flag
+AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT = 1, 2, 4, 8, 16
+PRESENT, DRAINING, MOVE, RESET = 1, 2, 4, 8
+
+_END = tuple({"move": MOVE, "reset": RESET}[ending] for ending in ENDINGS)
+_PORTS = [port.to_bytes(2, "big") for port in range(65536)]
+TICK = (1 << 24) / 1e9  # seconds
+
+
+class NameRow(NamedTuple):
+    """What stands in nat_frontends: struct nat_name, the kind of run it has, and the flags; ``wild`` is the port of a
+    frontend for every address of this host.
+    """
+
+    key: bytes
+    kind: int
+    flags: int
+    wild: int | None
+
+
+def name_rows(row: ServiceRow, frontends: Sequence[FrontendRow], backends: Sequence[BackendRow]) -> list[NameRow]:
+    """What is to stand in nat_frontends for a service."""
+    common = (CONSISTENT if row.scheduler == "maglev" else 0) | (AFFINITY if row.affinity else 0)
+    common |= (MASQUERADE if row.masquerade else 0) | (DSR if row.dsr else 0)
+    if backends and backends[0].address == HOST:
+        common |= REDIRECT
+    found = []
+    for front in frontends:
+        versions: Iterable[int] = (front.version,)
+        if not front.version:
+            versions = sorted({back.version for back in backends}) or (4, 6)
+        flags = common | (MASQUERADE if front.masquerade else 0)
+        for version in versions:
+            key = NAME.pack(front.address, _PORTS[front.port], front.protocol, version)
+            kind = version | (LOCAL_ONLY if front.local_only else 0)
+            found.append(NameRow(key, kind, flags, front.port if front.address == HOST else None))
+    return found
+
+
+def keys_of(one: Frontend) -> list[bytes]:
+    """The structs nat_name that may stand for a frontend."""
+    address = HOST if one.address is None else padded(one.address)
+    return [NAME.pack(address, _PORTS[one.port], NUMBERS[one.protocol], version) for version in one.versions]
+
+
+def frontend_of_key(key: bytes) -> Frontend:
+    """The frontend that a struct nat_name stands for."""
+    packed, port, protocol, version = NAME.unpack(key)
+    return frontend_of(FrontendRow(protocol, version, packed, int.from_bytes(port, "big"), False, False))
+
+
+def record(one: BackendRow, service: int) -> bytes:
+    """struct nat_backend of one that gets connections."""
+    flags = PRESENT | _END[one.ending]
+    return BACKEND.pack(one.address, _PORTS[one.port], one.version, flags, one.generation, service, 0)
+
+
+def record_of_quiet(one: BackendRow, service: int, ticks: int, now: float) -> bytes:
+    """struct nat_backend of one that gets no connections any more, whatever the reason; those that it has may end at
+    its deadline. TICKS and NOW are the same instant for the datapath and for people.
+    """
+    deadline = 0
+    if one.deadline:
+        deadline = ticks + max(round((one.deadline - now) / TICK), 0) & 0xFFFFFFFF or 1
+    flags = PRESENT | DRAINING | _END[one.ending]
+    return BACKEND.pack(one.address, _PORTS[one.port], one.version, flags, one.generation, service, deadline)
+
+
+def record_of_gone(one: BackendRow, service: int, ending: Ending | None = None) -> bytes:
+    """struct nat_backend of one that is no more: it tells what becomes of its connections."""
+    flags = _END[ENDINGS.index(ending) if ending else one.ending]
+    return BACKEND.pack(one.address, _PORTS[one.port], one.version, flags, one.generation, service, 0)
