@@ -237,8 +237,10 @@ static __always_inline enum verdict nat_stage_error(hook_ctx *ctx, struct packet
 	struct nat_found found = {};
 	struct nat_place at = {};
 	struct nat_scratch *s = nat_scratches.lookup(&zero);
-	if (!s || !nat_read(ctx, packet, slot, s, &at) || !tuple_read_quoted(ctx, &s->view, &s->quoted))
+	if (!s || !nat_read(ctx, packet, slot, s, &at) || s->view.kind != TUPLE_ERROR)
 		return PASS_UNCLAIMED;
+	if (!tuple_read_quoted(ctx, &s->view, &s->quoted))
+		return tuple_message_right(ctx, &s->view) ? PASS_UNCLAIMED : DROP_CHECKSUM;
 	enum verdict verdict = nat_flow_of(s, &at, &found, &hash, NAT_ERROR);
 	return verdict == PASS_UNCLAIMED && found.flow ? nat_go_on(ctx, packet, s, &at, &found, NAT_ERROR, false) :
 							 verdict;

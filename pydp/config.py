@@ -11,6 +11,9 @@
     ageing = 60
     vlan_filtering = true
 
+    [[service]]             # of mode nat: see pydp.services.files
+    frontends = ["tcp:10.96.0.1:80"]
+
 Every error is a UsageError that names the flag, or the file and the key.
 """
 
@@ -26,6 +29,7 @@ from pydp.errors import UsageError
 from pydp.modes import MODES, mode_of
 from pydp.options import Option, options_of, parse_options
 
+_SERVICES = "service"
 HOOKS = ("auto", "xdp", "xdp-generic", "tc")
 
 
@@ -33,7 +37,8 @@ HOOKS = ("auto", "xdp", "xdp-generic", "tc")
 class AttachConfig:
     """One attach. ``options`` has those keys only that somebody gave, their values checked.
 
-    ``name`` "": one follows from the mode or the bridge adopted.
+    ``name`` "": one follows from the mode or the bridge adopted. ``services`` are tables that nobody has looked into,
+    of the file ``source``.
     """
 
     mode: str
@@ -42,6 +47,8 @@ class AttachConfig:
     hook: str = "auto"
     counters: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+    services: tuple[Mapping[str, Any], ...] = ()
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +73,19 @@ def read_config(path: str) -> Given:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: not TOML: {error}") from error
     where = f"{path}: "
-    top, tables = {}, {}
+    top: dict[str, Any] = {"source": path}
+    tables = {}
     for key, value in found.items():
         if key in _TOP:
             top[key] = _TOP[key](where + key, value)
+        elif key == _SERVICES:
+            top["services"] = _services(f"{where}{key}", value)
         elif key in MODES:
             tables[key] = _table(key, value, f"{where}{key}")
         else:
-            raise UsageError(f"{where}{key}: there is no such key", hint=f"keys: {', '.join([*_TOP, *MODES])}")
+            raise UsageError(
+                f"{where}{key}: there is no such key", hint=f"keys: {', '.join([*_TOP, _SERVICES, *MODES])}"
+            )
     return Given(top, tables)
 
 
@@ -145,6 +157,12 @@ def _bool(where: str, value: object) -> bool:
 def _texts(where: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise UsageError(f"{where}: {value!r} is not a list of names")
+    return tuple(value)
+
+
+def _services(where: str, value: object) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise UsageError(f"{where}: not a list of tables", hint="a table [[service]] for each")
     return tuple(value)
 
 

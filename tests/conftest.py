@@ -19,6 +19,7 @@ from pydp.lab.syscalls import DIRECTORY, mount_bpffs, remove, unmount
 
 PREFIX = "pt"
 BPFFS = Path("/sys/fs/bpf")
+RUN = Path("/run")
 NAMESPACE_COOKIE = 71  # SO_NETNS_COOKIE
 
 _cookies: set[int] = set()  # of all namespaces that fixtures made in this session
@@ -125,10 +126,9 @@ def _xdp_devices() -> set[str]:
 
 
 def _pins(cookies: set[int]) -> set[str]:
-    """What is pinned for these namespaces: folders of BPFFS/pydp are named by the cookie of theirs."""
-    root = BPFFS / "pydp"
-    folders = [root / str(cookie) for cookie in cookies]
-    return {str(path.relative_to(root)) for folder in folders for path in folder.rglob("*") if not path.is_dir()}
+    """What is pinned or kept in files for these namespaces: folders are named by the cookie of theirs."""
+    folders = [root / "pydp" / str(cookie) for root in (BPFFS, RUN) for cookie in cookies]
+    return {str(path) for folder in folders for path in folder.rglob("*") if not path.is_dir()}
 
 
 def _own_cookie() -> int:

@@ -12,7 +12,8 @@
 // find the other's entry afterwards: the record with the higher number goes.
 
 enum nat_flows_limit {
-	NAT_LOOKED_AT = 64, /* records that are looked at for a free one */
+	NAT_LOOKED_AT = 64, /* records that are looked at for a free one in one run */
+	NAT_LOOKS = 7, /* further runs for one packet, in as many other parts of the table */
 	NAT_BUSY_TICKS = 2, /* after which a record that is being written belongs to nobody */
 	NAT_FULL_BUCKET = 6, /* entries with which a bucket is left for the other one, if that has fewer */
 };
@@ -293,7 +294,8 @@ static __always_inline __u32 nat_next_free(__u32 now, __u64 *life)
 		if (free)
 			return number + 1;
 	}
-	*hand = bpf_get_prandom_u32(); /* there may be room elsewhere: flows of one time stand side by side */
+	*hand += PYDP_NAT_FLOWS /
+		 (NAT_LOOKS + 1); /* flows of one time stand side by side: there may be room elsewhere */
 	return victim;
 }
 

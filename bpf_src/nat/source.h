@@ -4,7 +4,6 @@
 enum nat_source_limit {
 	NAT_PORTS_TRIED = 64, /* ports that are looked at in one run */
 	NAT_RUNS = 24, /* runs for one packet (the kernel lets programs call 33 one after the other) */
-	NAT_LOOKS = 7, /* runs for one packet in which a record is looked for */
 };
 
 static __always_inline bool nat_within(const __be32 *address, const struct nat_rule *rule)

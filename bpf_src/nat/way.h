@@ -57,7 +57,7 @@ static __always_inline struct nat_way *nat_way_find(hook_ctx *ctx, const struct 
 						    __u8 version, __u8 protocol, __u32 now)
 {
 	__u64 hash = ((to->daddr[0] | (__u64)to->daddr[3] << 32) ^ device) * 0x9e3779b97f4a7c15ULL;
-	__u32 place = hash >> 32 & (NAT_HOPS - 1);
+	__u32 place = hash >> 54 & (NAT_HOPS - 1); /* the upper bits, in which all others have a say */
 	struct nat_way *way = nat_ways.lookup(&place);
 	if (!way || nat_way_holds(way, to->daddr, device, now))
 		return way;

@@ -23,6 +23,8 @@ NAMES = (
     "bridge-xdp-64", "bridge-counters", "bridge-tc-64", "bridge-stream", "bridge-request",
     "vxlan-xdp-encap-64", "vxlan-xdp-decap-64", "vxlan-stream", "vxlan-request",
     "ipip-xdp-encap-64", "ipip-xdp-decap-64",
+    "nat-udp-1", "nat-udp-1000", "nat-tcp-1", "nat-tcp-1000", "nat-new", "nat-connect-1", "nat-connect-10000",
+    "nat-first", "nat-stream", "nat-program", "nat-change",
     "cost",
 )  # fmt: skip
 _MISSED, INTERRUPTED = 1, 130

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -43,6 +43,22 @@ class Station(Protocol):
     def dev(self) -> str: ...
 
 
+class Programmed(Protocol):
+    """The program of bpf_src/bench that makes or takes frames, and its constants by number."""
+
+    @property
+    def program(self) -> str: ...
+    @property
+    def constants(self) -> Mapping[int, int]: ...
+
+
+class Headed(Programmed, Protocol):
+    """A program that sends, and the frame that it begins with."""
+
+    @property
+    def frame(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What is sent: ``frame``, and so many bytes into it an Ethernet frame whose addresses vary, or with ``packet`` an
@@ -53,6 +69,14 @@ class Sent:
     offset: int
     packet: bool = False
 
+    @property
+    def program(self) -> str:
+        return "bench_send_packet" if self.packet else "bench_send_frame"
+
+    @property
+    def constants(self) -> Mapping[int, int]:
+        return {_OFFSET: self.offset}
+
 
 @dataclass(frozen=True, slots=True)
 class Sought:
@@ -60,6 +84,14 @@ class Sought:
 
     offset: int
     packet: bool = False
+
+    @property
+    def program(self) -> str:
+        return "bench_sink_packet" if self.packet else "bench_sink_frame"
+
+    @property
+    def constants(self) -> Mapping[int, int]:
+        return {_OFFSET: self.offset}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +121,13 @@ class Sink:
     what is SOUGHT.
     """
 
-    def __init__(self, station: Station, hook: str, stack: ExitStack, sought: Sought | None = None) -> None:
-        name, constants = "bench_sink", {}
-        if sought:
-            name = "bench_sink_packet" if sought.packet else "bench_sink_frame"
-            constants = {_OFFSET: sought.offset}
+    def __init__(self, station: Station, hook: str, stack: ExitStack, sought: Programmed | None = None) -> None:
+        name = sought.program if sought else "bench_sink"
         source = programs.compiled("sink", hook)
-        maps = programs.create_maps(source, name, stack)
-        self._arrivals: Map = maps["bench_arrivals"]
-        self._marks: Map = maps["bench_marks"]
-        program = stack.enter_context(load(source, name, hook, maps, constants=constants))
+        self.maps = programs.create_maps(source, name, stack)
+        self._arrivals: Map = self.maps["bench_arrivals"]
+        self._marks: Map = self.maps["bench_marks"]
+        program = stack.enter_context(load(source, name, hook, self.maps, constants=sought.constants if sought else {}))
         ifindex = station.ns.ifindex(station.dev)
         link = station.ns.call(attach, program, ifindex, hook, name=station.dev)
         stack.callback(station.ns.call, link.detach)
@@ -133,17 +162,15 @@ class Sink:
 class Generator:
     """Sends from a station `programs.frame`, or what SENT says. The device at the other end must poll with NAPI."""
 
-    def __init__(self, station: Station, draws: programs.Draws, stack: ExitStack, sent: Sent | None = None) -> None:
-        name, constants = "bench_send", {}
-        if sent:
-            name = "bench_send_packet" if sent.packet else "bench_send_frame"
-            constants = {_OFFSET: sent.offset}
+    def __init__(self, station: Station, draws: programs.Draws, stack: ExitStack, sent: Headed | None = None) -> None:
+        name = sent.program if sent else "bench_send"
         source = programs.compiled("generator")
         maps = programs.create_maps(source, name, stack)
         programs.write_draws(maps, draws)
         self._frame = sent.frame if sent else programs.frame()
         if sent:
             programs.write_head(maps, sent.frame)
+        constants = sent.constants if sent else {}
         self._program = stack.enter_context(load(source, name, "xdp", maps, constants=constants))
         self._ns = station.ns
         self._ifindex = station.ns.ifindex(station.dev)
@@ -157,6 +184,17 @@ class Generator:
         run = self._send(sink, min(max(int(self._rate * seconds), _SMALLEST), _LARGEST))
         self._rate = run.per_second
         return run
+
+    def send_each(self, count: int) -> None:
+        """Send so many frames, each when the one before has been dealt with."""
+
+        def send() -> None:
+            for _ in range(count):
+                live_frames(self._program, self._frame, 1, ifindex=self._ifindex)
+
+        with pinned(pair()[0]):
+            self._ns.call(send)
+        self._sent += count
 
     def _send(self, sink: Sink, count: int) -> Run:
         before = sink.read()

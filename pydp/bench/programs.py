@@ -55,12 +55,12 @@ def ipv4(source: str, dest: str, protocol: int, payload: bytes) -> bytes:
     """An IPv4 packet without options."""
     addresses = socket.inet_aton(source) + socket.inet_aton(dest)
     header = struct.pack("!BBHHHBBH8s", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, addresses)
-    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + payload
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
 
 
-def _checksum(header: bytes) -> int:
-    """RFC 1071."""
-    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
+def checksum(words: bytes) -> int:
+    """RFC 1071, of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(words) // 2}H", words))
     total = (total & 0xFFFF) + (total >> 16)
     return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
 

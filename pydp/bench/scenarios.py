@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 from pydp.bench import frames, paths, programs
 from pydp.bench.blocks import Measure, Plan
+from pydp.bench.nat_scenarios import NAT_SCENARIOS
 from pydp.bench.paths import Path, Shape
 from pydp.bench.scenario import Comparison, Scenario, Way
 from pydp.bench.statistics import Target
@@ -121,4 +122,5 @@ SCENARIOS: tuple[Scenario, ...] = (
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
     ),
     *TUNNEL_SCENARIOS,
+    *NAT_SCENARIOS,
 )  # fmt: skip

@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hook", choices=HOOKS, help="where to take frames (default: auto, which says what it chose and why)"
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML with mode, name, hook, interfaces, counters and, in a "
-                        "table named after the mode, its options; flags override it")  # fmt: skip
+    parser.add_argument("--config", metavar="FILE", help="TOML with mode, name, hook, interfaces, counters, "
+                        "[[service]] and, in a table named after the mode, its options; flags override it")  # fmt: skip
     parser.add_argument("--no-counters", dest="counters", action="store_false", default=None, help="count nothing")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be attached")
     parser.add_argument("-v", "--verbose", action="store_true", help="on error, the compiler's or verifier's whole log")
@@ -62,17 +62,20 @@ def _help(one: Option, default: Any) -> str:
 def run(args: argparse.Namespace) -> int:
     config = settings(args)
     from pydp.datapath import Datapath, Request
+    from pydp.services.attach import prepared
 
     request = Request(config.mode, config.interfaces, config.name, config.hook, config.options, config.counters)
     datapath = Datapath()
+    request, services = prepared(datapath, request, config.services, f"{config.source}: ")
     if args.dry_run:
-        instance, before = datapath.plan(request)
+        instance, before = datapath.plan(request, services)
         _refuse_foreign(datapath, instance)
         action = "would be attached" if before is None else "would be replaced"
     else:
-        instance = datapath.attach(request)
+        instance = datapath.attach(request, services)
         action = "attached" if instance.revision == 0 else "replaced"
-    _show(instance, action, as_json=args.json, dry_run=args.dry_run)
+    named = None if services is None or services.wanted is None else len(services.wanted)
+    _show(instance, action, named, as_json=args.json, dry_run=args.dry_run)
     return 0
 
 
@@ -110,14 +113,17 @@ def _refuse_foreign(datapath: Datapath, instance: Instance) -> None:
                 refuse_foreign(ifindex, hook, name)  # type: ignore[arg-type]
 
 
-def _show(instance: Instance, action: str, *, as_json: bool, dry_run: bool) -> None:
+def _show(instance: Instance, action: str, services: int | None, *, as_json: bool, dry_run: bool) -> None:
     from pydp.cli.session import document, own_ports
 
     if as_json:
-        show_json({"action": action, "dry_run": dry_run, "instance": document(instance)})
+        more = {} if services is None else {"services": services}
+        show_json({"action": action, "dry_run": dry_run, "instance": document(instance), **more})
         return
     names = [instance.names[ifindex] for ifindex in own_ports(instance)]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    ports = f"{plural(len(names), 'port')} ({' '.join(names[:_SHOWN])}{more})"
+    others = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    ports = f"{plural(len(names), 'port')} ({' '.join(names[:_SHOWN])}{others})"
     print(printable(f"{instance.name}: {action}, mode {instance.mode}, {ports}"))
     print(printable(f"  hook {instance.hook}: {instance.why}"))
+    if services is not None:
+        print(f"  {plural(services, 'service')}")

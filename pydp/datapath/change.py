@@ -23,7 +23,9 @@ from ebpf.errors import EbpfError, MapError
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
 from ebpf.pins import STATE, Store, pin_errors, write_blob
-from pydp.datapath.compose import Stage, compose, kind_of, program_name
+from pydp.datapath import files
+from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name
+from pydp.datapath.contents import Filler
 from pydp.datapath.devices import pin_ports, set_promisc
 from pydp.datapath.recovery import changed_instances, finish, open_link, roll_back
 from pydp.datapath.specs import VERDICTS, compare_layouts, describe, dict_options
@@ -38,9 +40,12 @@ _SLOT, _SEED, _ROLE = 0, 1, 2  # enum constant
 
 @dataclass(slots=True)
 class Built:
-    """What a change made or opened, by the name of its pin. ``loaded``: programs to be switched to."""
+    """What a change made or opened, by the name of its pin. ``again``: prog arrays of single attachments; ``loaded``:
+    programs to be switched to.
+    """
 
     maps: dict[str, Map] = field(default_factory=dict)
+    again: dict[str, Map] = field(default_factory=dict)
     counters: dict[str, Map] = field(default_factory=dict)
     loaded: dict[str, Program] = field(default_factory=dict)
     controls: dict[str, Program] = field(default_factory=dict)
@@ -50,13 +55,22 @@ class Change:
     """One change of a store. Use within the store's lock; `run` does all of it or nothing."""
 
     def __init__(
-        self, store: Store, before: State, old: State, new: State, context: Callable[[Instance], Context]
+        self,
+        store: Store,
+        before: State,
+        old: State,
+        new: State,
+        context: Callable[[Instance], Context],
+        filler: Filler | None = None,
     ) -> None:
-        """BEFORE is what the store says; OLD is BEFORE without what is gone by itself."""
+        """BEFORE is what the store says; OLD is BEFORE without what is gone by itself. FILLER is for the instance that
+        is new or changed.
+        """
         self.store = store
         self.before = before
         self.old = old
         self.context = context
+        self.filler = filler
         self._stack = contextlib.ExitStack()
         self._built = Built()
         self._compiled: dict[str, Compiled] = {}
@@ -65,7 +79,11 @@ class Change:
     def run(self) -> State:
         """Raises EbpfError; then everything is as before."""
         with self._stack, pin_errors(self.store.base):
-            self._prepare()
+            try:
+                self._prepare()
+            except BaseException:
+                files.tidy(self.store, self.old)
+                raise
             committed = False
             try:
                 self._build_tree()
@@ -153,7 +171,7 @@ class Change:
         instance = self.new.instances[name]
         traits = MODES[instance.mode].traits
         used = {map_name for program in compiled.programs.values() for map_name in program.map_names}
-        for map_name in sorted(used & traits.maps):
+        for map_name in sorted((used & traits.maps) - {traits.again_map}):
             pin = f"{name}-{map_name}"
             if pin in self._built.maps:
                 continue
@@ -187,7 +205,11 @@ class Change:
         mode = MODES[instance.mode]
         compiled, one = self._any_build(instance, None)
         for map_name, entries in mode.entries(dict_options(instance), self.context(instance)).items():
-            self._built.maps[f"{instance.name}-{map_name}"].update(entries)
+            if (pin := f"{instance.name}-{map_name}") in self._built.maps:  # or no program looks at it
+                self._built.maps[pin].update(entries)
+        if self.filler:
+            own = {name: self._built.maps[f"{instance.name}-{name}"] for name in instance.maps}
+            self.filler.fill(instance, self.old.instances.get(instance.name), own)
         if mode.traits.control:
             self._built.controls[instance.name] = self._load_part(mode.traits.control.program, compiled, one)
             if instance.name not in self.old.instances:
@@ -225,7 +247,28 @@ class Change:
             Map.open(spec, str(path)) if path.exists() else Map.create(spec)
         )
         self._clear_new_stages(one)
-        return self._load_part(program_name(one.hook), compiled, one)
+        again = self._load_again(one)
+        loaded = self._load_part(program_name(one.hook), compiled, one)
+        for programs, number in again:  # they hand packets back
+            programs.set(number, loaded.fd)
+        return loaded
+
+    def _load_again(self, one: Attachment) -> list[tuple[Map, int]]:
+        """Load the programs that the one of an attachment hands packets to. Their array is the attachment's own and
+        made anew with it, so that it changes in one step with the program that calls them. Gives each array, and the
+        place in it for that program itself.
+        """
+        compiled = self._compiled[one.key]
+        members = {name: self.new.instances[name] for name in one.stages}
+        for name, instance in members.items():
+            if again_names(one.hook, instance.mode):
+                spec = compiled.maps[MODES[instance.mode].traits.again_map]
+                self._built.again[again_pin(one, name)] = self._stack.enter_context(Map.create(spec))
+        for name, instance in members.items():
+            for number, function in enumerate(again_names(one.hook, instance.mode)):
+                self._built.again[again_pin(one, name)].set(number, self._load_part(function, compiled, one).fd)
+        counts = {name: len(again_names(one.hook, instance.mode)) for name, instance in members.items()}
+        return [(self._built.again[again_pin(one, name)], count) for name, count in counts.items() if count]
 
     def _clear_new_stages(self, one: Attachment) -> None:
         """A stage gets the number of one that was detached from the port, but not its counters."""
@@ -242,6 +285,8 @@ class Change:
             instance = self.new.instances[name]
             owned = MODES[instance.mode].traits.maps
             maps |= {m: self._built.maps[f"{name}-{m}"] for m in owned if f"{name}-{m}" in self._built.maps}
+            if (pin := again_pin(one, name)) in self._built.again:
+                maps[MODES[instance.mode].traits.again_map] = self._built.again[pin]
             constants[number * _STAGE_CONSTANTS + _SLOT] = instance.slots[one.ifindex]
             constants[number * _STAGE_CONSTANTS + _SEED] = instance.seed
             constants[number * _STAGE_CONSTANTS + _ROLE] = instance.roles.get(one.ifindex, Role.PORT)
@@ -257,7 +302,8 @@ class Change:
         tree = self.store.prepare(FOLDERS)
         pin_ports(tree / PORTS, {one.ifindex for one in self.new.attachments.values()})
         write_blob(tree / STATE, json.dumps(self.new.document()).encode())
-        for folder, pins in (("maps", self._built.maps), ("counters", self._built.counters)):
+        made = self._built.maps | self._built.again
+        for folder, pins in (("maps", made), ("counters", self._built.counters)):
             for pin, one in pins.items():
                 one.pin(str(tree / folder / pin))
         for key, program in self._built.loaded.items():
@@ -272,10 +318,14 @@ class Change:
             return
         stays = {f"{name}-" for name in self.new.instances if self._same(name)}
         ports = self.old.attachments.keys() & self.new.attachments.keys()
+        built = {one.key for one in self._rebuilt()}
         for folder in FOLDERS:
             for pin in (path.name for path in (self.store.current / folder).iterdir()):
                 owner = pin.rpartition("-")[0] + "-"
+                port, plus, _ = pin.partition("+")
                 wanted = owner in stays if folder == "maps" or pin.endswith("-control") else pin in ports
+                if plus:
+                    wanted = port in ports and port not in built
                 if wanted and not (tree / folder / pin).exists():
                     self.store.keep(f"{folder}/{pin}")
 
@@ -310,6 +360,11 @@ class Change:
         return next(self.new.instances[name].names[one.ifindex] for name in one.stages)
 
 
+def again_pin(one: Attachment, instance: str) -> str:
+    """The pin of what the programs of an attachment hand an instance's packets to."""
+    return f"{one.key}+{instance}"
+
+
 def _numbered(names: Sequence[str], before: Mapping[str, int]) -> dict[str, int]:
     """A number for each stage: the one it had, else the lowest that is free. Counters go by it: it must not change."""
     numbers = {name: before[name] for name in names if name in before}
@@ -326,11 +381,16 @@ def run_control(program: Program, requests: Map, cursor: Map, wanted: Sequence[t
     for at in range(0, len(wanted), room):
         part = wanted[at : at + room]
         requests.update(dict(enumerate(part)))
-        cursor.set(0, (0, len(part)))
-        repeat = len(part)
-        while cursor.get(0).next < len(part):
-            testrun.run(program, bytes(64), repeat=repeat)
-            # A request that walks the table takes a run per bucket; runs past the end do nothing but take time.
-            repeat = min(16 * max(repeat, 64), 1 << 16)
+        run_requests(program, cursor, len(part))
         done += [requests.get(number) for number in range(len(part))] if len(part) <= 16 else []
     return done
+
+
+def run_requests(program: Program, cursor: Map, count: int) -> None:
+    """Have the datapath do the first COUNT requests. Raises EbpfError."""
+    cursor.set(0, (0, count))
+    repeat = count
+    while cursor.get(0).next < count:
+        testrun.run(program, bytes(64), repeat=repeat)
+        # A request that walks the table takes a run per bucket; runs past the end do nothing but take time.
+        repeat = min(16 * max(repeat, 64), 1 << 16)

@@ -61,13 +61,27 @@ def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tupl
     )  # fmt: skip
 
 
+def again_names(hook: str, mode: str) -> tuple[str, ...]:
+    """The C functions that a mode's stage hands a packet to which needs more than most."""
+    return tuple(f"{program_name(hook)}_{one}" for one in MODES[mode].traits.again) if kind_of(hook) == "tc" else ()
+
+
 def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
     includes = ["config.h", "abi.h", f"hook/{_HEADERS[hook]}.h", "lib/packet.h", "lib/exit.h"]
     includes += [f"{mode}.c" for _, mode in stages]
+    text = "".join(f'#include "{name}"\n' for name in includes) + _program(program_name(hook), stages)
+    for _, mode in stages:
+        for name, variant in zip(again_names(hook, mode), MODES[mode].traits.again, strict=False):
+            text += _program(name, stages, {mode: f"_{variant}"})
+    return text
+
+
+def _program(name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None) -> str:
+    variants = variants or {}
     calls = "".join(
         "\tif (verdict == PASS_UNCLAIMED) {\n"
         f"\t\tstage = {number};\n"
-        f"\t\tverdict = {mode}_stage(ctx, &packet, STAGE_CONSTANT({number}, CONSTANT_SLOT));\n"
+        f"\t\tverdict = {mode}_stage{variants.get(mode, '')}(ctx, &packet, STAGE_CONSTANT({number}, CONSTANT_SLOT));\n"
         "\t}\n"
         for number, mode in stages
     )
@@ -77,12 +91,11 @@ def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
         if MODES[mode].traits.finishes
     )
     return (
-        "".join(f'#include "{name}"\n' for name in includes)
-        + f"\nint {program_name(hook)}(hook_ctx *ctx)\n"
-        + "{\n"
-        + "\tstruct packet packet = {};\n"
-        + "\tenum verdict verdict = parse_packet(ctx, &packet) ? PASS_UNCLAIMED : PUNT_TRUNCATED;\n"
-        + f"\t__u32 stage = {stages[0][0]};\n"
+        f"\nint {name}(hook_ctx *ctx)\n"
+        "{\n"
+        "\tstruct packet packet = {};\n"
+        "\tenum verdict verdict = parse_packet(ctx, &packet) ? PASS_UNCLAIMED : PUNT_TRUNCATED;\n"
+        f"\t__u32 stage = {stages[0][0]};\n"
         + calls
         + "\tcount_verdict(stage, verdict, packet.length);\n"
         + finish

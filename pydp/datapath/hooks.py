@@ -62,6 +62,16 @@ def choose(devices: Sequence[Device], asked: str) -> Choice:
     return Choice(asked, "asked for", asked == "xdp" and _frags(devices))
 
 
+def together(choices: Sequence[tuple[str, Choice]]) -> Choice:
+    """The choices of an instance's ports, by their names, as one: XDP if any of them has it, and all reasons."""
+    found = [one for _, one in choices]
+    hooks = {one.hook for one in found}
+    if len(hooks) == 1:
+        return Choice(found[0].hook, found[0].why, any(one.frags for one in found))
+    words = "; ".join(f"{name} {one.hook}: {one.why}" for name, one in choices)
+    return Choice(next(one.hook for one in found if one.hook != "tc"), words, any(one.frags for one in found))
+
+
 def _frags(devices: Sequence[Device]) -> bool:
     return any(device.link.mtu > SINGLE_BUFFER_MTU for device in devices)
 

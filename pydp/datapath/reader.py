@@ -133,6 +133,10 @@ class Reader:
         keys, values = self._untyped(instance, name).raw()
         return keys, values
 
+    def chunks(self, instance: Instance, name: str) -> Iterator[tuple[memoryview, memoryview]]:
+        """The same in runs that are good until the next is asked for, for maps that are too large to be held."""
+        return self._untyped(instance, name).chunks()
+
     def _untyped(self, instance: Instance, name: str) -> Map:
         """A map whose keys and values are so many bytes: for `Map.raw` only."""
         descriptor = self.descriptors[f"maps/{instance.name}-{name}"]

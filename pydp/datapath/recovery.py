@@ -15,6 +15,7 @@ from ebpf.attach import BpfLink, FilterLink, Link, remove_qdisc
 from ebpf.errors import DeviceGone
 from ebpf.loader import Program
 from ebpf.pins import Store, pin_errors, remove_tree
+from pydp.datapath import files
 from pydp.datapath.devices import set_promisc
 from pydp.datapath.state import Attachment, Instance, State
 
@@ -57,6 +58,8 @@ def recover(store: Store, ask: Callable[[Instance], None]) -> State:
                 for instance in changed_instances(other, current):
                     ask(instance)
                 finish(store, current, other)
+        else:
+            files.tidy(store, current)  # one may be left of a change that was killed early
         return current
 
 
@@ -92,6 +95,7 @@ def _clean_up(store: Store, remains: State, other: State) -> None:
         if key not in remains.attachments:
             _remove_filter(store.next, one) if one.kind == "clsact" else _detach(store.next, one)
     _restore(other, remains)
+    files.tidy(store, remains)
     # Killed between these two, the next tree still tells that there is something to undo.
     if not remains.instances:
         remove_tree(store.current)

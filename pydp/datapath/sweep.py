@@ -14,6 +14,7 @@ from pathlib import Path
 from ebpf import libbpf
 from ebpf.errors import EbpfError
 from ebpf.pins import Store, remove_tree
+from pydp.datapath import files
 from pydp.datapath.devices import any_port_left
 from pydp.datapath.state import PORTS
 
@@ -34,6 +35,7 @@ def sweep(own: Store) -> list[str]:
         with contextlib.suppress(EbpfError, OSError):
             if name != own.base.name and _dead(store) and _remove(store):
                 swept.append(name)
+    files.remove_orphans(own)
     return swept
 
 
@@ -43,6 +45,7 @@ def _remove(store: Store) -> bool:
             return False
         remove_tree(store.current)
         remove_tree(store.next)
+        files.remove(store.base.name)
     return True
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydp.model import Defaults
 
 _SYSCTL = Path("/proc/sys/net")
+_RP_FILTER_STRICT = 1  # RFC 3704 2.2
 
 
 def read_defaults() -> Defaults:
@@ -16,7 +17,16 @@ def read_defaults() -> Defaults:
     low, high = _numbers("ipv4/ip_local_port_range", known.port_range)
     (ttl,) = _numbers("ipv4/ip_default_ttl", (known.ttl,))
     (hop_limit,) = _numbers("ipv6/conf/all/hop_limit", (known.hop_limit,))
-    return Defaults(ttl, hop_limit, (low, high))
+    return Defaults(ttl, hop_limit, (low, high), _strict())
+
+
+def _strict() -> frozenset[str]:
+    """The greater of a device's rp_filter and that of "all" holds (IN_DEV_RPFILTER)."""
+    (for_all,) = _numbers("ipv4/conf/all/rp_filter", (0,))
+    names = [path.name for path in (_SYSCTL / "ipv4/conf").glob("*") if path.name not in ("all", "default")]
+    return frozenset(
+        name for name in names if max(for_all, *_numbers(f"ipv4/conf/{name}/rp_filter", (0,))) == _RP_FILTER_STRICT
+    )
 
 
 def _numbers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:

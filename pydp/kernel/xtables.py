@@ -9,8 +9,10 @@ import ctypes
 import os
 import socket
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _GET_INFO, _GET_ENTRIES, _EBT_GET_INFO = 64, 65, 128
 _SOL_IPV6 = 41
@@ -18,6 +20,12 @@ _ACCEPT = -2  # a policy is stored as -(NF_ACCEPT) - 1
 _HOOKS = 5
 # struct ipt_getinfo: name, valid_hooks, hook_entry[], underflow[], num_entries, size
 _INFO = struct.Struct("=32sI5I5III")
+# The file with the names of tables, the level of socket options, and where target_offset and counters lie in an entry
+# (struct ipt_entry and ip6t_entry).
+_FAMILIES: Mapping[int, tuple[str, int, int, int]] = {
+    socket.AF_INET: ("ip_tables_names", socket.SOL_IP, 88, 96),
+    socket.AF_INET6: ("ip6_tables_names", _SOL_IPV6, 140, 152),
+}
 _EBT_REPLACE_SIZE, _EBT_NENTRIES = 120, 36
 
 
@@ -35,10 +43,8 @@ class LegacyTable:
 def read_legacy_tables() -> tuple[LegacyTable, ...]:
     """The tables that exist in the current namespace and do something. Raises OSError (EPERM without CAP_NET_ADMIN)."""
     tables = []
-    for tool, file, family, level, target_at in (
-        ("iptables", "ip_tables_names", socket.AF_INET, socket.SOL_IP, 88),
-        ("ip6tables", "ip6_tables_names", socket.AF_INET6, _SOL_IPV6, 140),
-    ):
+    for tool, family in (("iptables", socket.AF_INET), ("ip6tables", socket.AF_INET6)):
+        file, level, target_at, _ = _FAMILIES[family]
         tables += [LegacyTable(tool, name, _busy_hooks(family, level, name, target_at)) for name in _names(file)]
     # arptables-legacy knows one table, and it exists in a namespace only after somebody used it there.
     tables += [LegacyTable("arptables", name, frozenset(range(3))) for name in _names("arp_tables_names")]
@@ -62,12 +68,8 @@ def _busy_hooks(family: int, level: int, table: str, target_at: int) -> frozense
     A chain spans from hook_entry to underflow, which is the rule that holds its policy; ``target_at`` is where
     target_offset lies in an entry (struct ipt_entry or ip6t_entry).
     """
-    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
-        info = _INFO.unpack(_getsockopt(sock, level, _GET_INFO, table.encode().ljust(_INFO.size, b"\0")))
-        valid, entry, underflow, size = info[1], info[2 : 2 + _HOOKS], info[7 : 7 + _HOOKS], info[13]
-        # struct ipt_get_entries: name, size, four bytes of padding, the entries
-        ask = struct.pack("=32sI4x", table.encode(), size)
-        entries = _getsockopt(sock, level, _GET_ENTRIES, ask + bytes(size))[len(ask) :]
+    info, entries = _table(family, level, table)
+    valid, entry, underflow = info[1], info[2 : 2 + _HOOKS], info[7 : 7 + _HOOKS]
     busy = set()
     for hook in (hook for hook in range(_HOOKS) if valid >> hook & 1):
         target = underflow[hook] + struct.unpack_from("=H", entries, underflow[hook] + target_at)[0]
@@ -75,6 +77,32 @@ def _busy_hooks(family: int, level: int, table: str, target_at: int) -> frozense
         if entry[hook] != underflow[hook] or policy != _ACCEPT:
             busy.add(hook)
     return frozenset(busy)
+
+
+def _table(family: int, level: int, table: str) -> tuple[tuple[Any, ...], bytes]:
+    """struct ipt_getinfo of a table, and its entries."""
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        info = _INFO.unpack(_getsockopt(sock, level, _GET_INFO, table.encode().ljust(_INFO.size, b"\0")))
+        # struct ipt_get_entries: name, size, four bytes of padding, the entries
+        ask = struct.pack("=32sI4x", table.encode(), info[13])
+        return info, _getsockopt(sock, level, _GET_ENTRIES, ask + bytes(info[13]))[len(ask) :]
+
+
+def read_entries(family: int, table: str) -> Iterator[tuple[str, int]]:
+    """(name of the target, packets) of each rule of a table of iptables-legacy or ip6tables-legacy, if it is loaded; ""
+    for a verdict or a jump. Raises OSError.
+    """
+    file, level, target_at, counters_at = _FAMILIES[family]
+    if table not in _names(file):
+        return
+    _, entries = _table(family, level, table)
+    at = 0
+    while at < len(entries):
+        target, following = struct.unpack_from("=HH", entries, at + target_at)
+        name = entries[at + target + 2 : at + target + 31].partition(b"\0")[0].decode()
+        (packets,) = struct.unpack_from("=Q", entries, at + counters_at)
+        yield name, packets
+        at += following
 
 
 def _ebtables_rules(table: str) -> int:

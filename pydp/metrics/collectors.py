@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydp import conntrack
 from pydp.datapath.reader import Fill, ProgramRun, Verdict, decider
 from pydp.datapath.state import Instance, State
 from pydp.fdb import Census
+from pydp.kernel.conntrack import KernelConntrack
 from pydp.kernel.linkstats import LinkStats, VxlanDevice
+from pydp.kernel.natrules import NatRules
+from pydp.metrics.serving import Services
 from pydp.modes import MODES
 from pydp.modes.base import Role
 from pydp.tunnels import Tunnel
@@ -50,6 +54,24 @@ class Tunnels:
     max_guests: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Conntrack:
+    """The conntrack table of an instance; ``events`` by name."""
+
+    instance: str
+    census: conntrack.Census
+    max_entries: int
+    events: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Conntracks:
+    """The tables of all instances, and the kernel's own if it has one."""
+
+    tables: Sequence[Conntrack]
+    kernel: KernelConntrack | None = None
+
+
 class Sources(Protocol):
     """What there is to read; each may raise what it likes."""
 
@@ -61,6 +83,9 @@ class Sources(Protocol):
     def fills(self) -> Sequence[Fill]: ...
     def tables(self) -> Sequence[FdbTable]: ...
     def tunnels(self) -> Sequence[Tunnels]: ...
+    def conntracks(self) -> Conntracks: ...
+    def services(self) -> Sequence[Services]: ...
+    def rules(self) -> Sequence[NatRules]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +98,10 @@ class Collector:
 
 
 _EGRESS = "tc-egress"
+# Events of the conntrack table that go by another name here.
+_EVENTS = {"full": "insert_failures", "exhausted": "port_exhausted", "late": "races"}
 # Verdicts that leave a packet to the stack with the work done.
-_IN_PLACE = (("pass", "encap"), ("pass", "decap"))
+_IN_PLACE = (("pass", "encap"), ("pass", "decap"), ("pass", "nat"))
 
 
 @dataclass(slots=True)
@@ -253,6 +280,50 @@ def tunnel_samples(_: State, instances: Sequence[Tunnels]) -> Iterator[Sample]:
             yield "pydp_tunnel_max_guests", (one.instance,), one.max_guests
 
 
+def conntrack_samples(_: State, found: Conntracks) -> Iterator[Sample]:
+    for one in found.tables:
+        labels = ("ebpf", one.instance)
+        yield "pydp_conntrack_entries", (*labels, "new"), one.census.new
+        yield "pydp_conntrack_entries", (*labels, "assured"), one.census.assured
+        yield "pydp_conntrack_max_entries", labels, one.max_entries
+        for event, number in one.events.items():
+            yield f"pydp_conntrack_{_EVENTS.get(event, event)}_total", labels, number
+    if found.kernel:
+        labels = ("kernel", "")
+        yield "pydp_conntrack_entries", (*labels, "all"), found.kernel.entries
+        yield "pydp_conntrack_max_entries", labels, found.kernel.max_entries
+        yield "pydp_conntrack_evicted_total", labels, found.kernel.evicted
+        yield "pydp_conntrack_insert_failures_total", labels, found.kernel.failures
+        yield "pydp_conntrack_invalid_total", labels, found.kernel.invalid
+
+
+def service_samples(_: State, instances: Sequence[Services]) -> Iterator[Sample]:
+    for one in instances:
+        yield "pydp_services", (one.instance,), one.services
+        for state, number in one.backends.items():
+            yield "pydp_service_backends", (one.instance, state), number
+        for (service, reason), number in one.failures.items():
+            yield "pydp_service_failures_total", (one.instance, service, reason), number
+        for each in one.served:
+            labels = (one.instance, each.service, each.backend)
+            yield "pydp_service_connections_total", labels, each.count.flows
+            yield "pydp_service_flows", labels, each.flows
+            for direction, packets, size in (
+                ("send", each.count.sent_packets, each.count.sent_bytes),
+                ("receive", each.count.received_packets, each.count.received_bytes),
+            ):
+                yield "pydp_service_packets_total", (*labels, direction), packets
+                yield "pydp_service_bytes_total", (*labels, direction), size
+            if each.up is not None:
+                yield "pydp_service_backend_up", labels, each.up
+
+
+def rule_samples(_: State, rules: Sequence[NatRules]) -> Iterator[Sample]:
+    for one in rules:
+        yield "pydp_nat_rules", ("kernel", one.tool, one.action), one.rules
+        yield "pydp_nat_rule_packets_total", ("kernel", one.tool, one.action), one.packets
+
+
 def collectors() -> tuple[Collector, ...]:
     """One of each, in the order they read: the two sides of the paths right after one another."""
     return (
@@ -262,4 +333,7 @@ def collectors() -> tuple[Collector, ...]:
         Collector("maps", lambda sources: sources.fills(), map_samples),
         Collector("fdb", lambda sources: sources.tables(), fdb_samples),
         Collector("tunnels", lambda sources: sources.tunnels(), tunnel_samples),
+        Collector("conntrack", lambda sources: sources.conntracks(), conntrack_samples),
+        Collector("services", lambda sources: sources.services(), service_samples),
+        Collector("rules", lambda sources: sources.rules(), rule_samples),
     )

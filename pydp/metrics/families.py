@@ -3,18 +3,22 @@
 
 Labels, all bounded by what is configured (no learned addresses, no flows):
 
-path        "ebpf" or "kernel": who counted
+path        "ebpf" or "kernel": who counted, or whose it is
 mode        of the instance ("bridge", ...)
 instance    its name; "" for a kernel bridge or vxlan device that no instance adopted
 device      a port's name when it was attached, or that of a kernel bridge or vxlan device
 direction   "receive" or "transmit", as the device sees it; of tunnels "send" or "receive", as this host sees it
+service     its name; "" for all services of an instance, where they are too many
+backend     ADDR:PORT, or PORT of this host; "" for all backends of a service, where they are too many
+state       of backends: "ready", "draining", "down"
+tool        "iptables", "ip6tables" (the legacy ones), "nftables" (and iptables-nft); action: what a rule does
 vni         of a tunnel: its VXLAN network identifier, or key; "" without
 remote      of a tunnel: the address of the VTEP, multicast group or peer
 hook        "tc", "tc-egress", "xdp", "xdp-generic"
 verdict     "forward", "flood", "punt", "drop", "pass"; reason is the rest of the verdict's name in abi.h, in lower case
 map         name of a map in the C text
-kind        of addresses: "learned", "permanent", "local"
-collector   "datapath", "kernel", "programs", "maps", "fdb", "tunnels"
+kind        of addresses: "learned", "permanent", "local"; of flows: "new", "assured", of the kernel's "all"
+collector   "datapath", "kernel", "programs", "maps", "fdb", "tunnels", "conntrack", "services", "rules"
 
 A port counts for one instance in the pydp_path_* metrics, the one that decides about its frames, and has the same
 labels on both sides but for path. Counters go on when an instance is replaced; a detach ends them.
@@ -26,6 +30,8 @@ would cost every packet.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from pydp.metrics.serving import MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,9 @@ _PORT = ("instance", "device", "hook")
 _VERDICT = (*_PORT, "verdict", "reason")
 _MAP = ("instance", "map")
 _TUNNEL = ("instance", "mode", "vni", "remote", "direction")
+_CONNTRACK = ("path", "instance")
+_SERVED = ("instance", "service", "backend")
+_RULES = ("path", "tool", "action")
 _ALL = (
     Family(
         "pydp_path_packets_total", "counter",
@@ -136,6 +145,91 @@ _ALL = (
         ("instance",),
     ),
     Family("pydp_tunnel_max_guests", "gauge", "Room for such VTEPs until the next attach.", ("instance",)),
+    Family(
+        "pydp_conntrack_entries", "gauge",
+        'Flows that live. kind="assured": both sides were heard, nothing evicts them; "new" are the others.',
+        (*_CONNTRACK, "kind"),
+    ),
+    Family("pydp_conntrack_max_entries", "gauge", "Flows that there is room for (--flows).", _CONNTRACK),
+    Family("pydp_conntrack_created_total", "counter", "Flows begun.", _CONNTRACK),
+    Family(
+        "pydp_conntrack_expired_total", "counter",
+        "Flows whose time was over and that were found when room was needed.",
+        _CONNTRACK,
+    ),
+    Family(
+        "pydp_conntrack_evicted_total", "counter",
+        "Flows of which one side was heard only, and that had to go for others before their time: the table is full.",
+        _CONNTRACK,
+    ),
+    Family(
+        "pydp_conntrack_insert_failures_total", "counter",
+        'Flows that found no room. path="kernel": drop and insert_failed of nf_conntrack.',
+        _CONNTRACK,
+    ),
+    Family(
+        "pydp_conntrack_port_exhausted_total", "counter", "Flows that found no free port for their source.", _CONNTRACK
+    ),
+    Family(
+        "pydp_conntrack_races_total", "counter",
+        "Flows that another CPU was just noting, too: the packet was dropped or came later.",
+        _CONNTRACK,
+    ),
+    Family(
+        "pydp_conntrack_picked_up_total", "counter",
+        "Connections that were there before the table knew them.",
+        _CONNTRACK,
+    ),
+    Family(
+        "pydp_conntrack_moved_total", "counter",
+        "Flows that went to another backend since theirs had gone.",
+        _CONNTRACK,
+    ),
+    Family(
+        "pydp_conntrack_reset_total", "counter", "Connections that were reset since their backend had gone.", _CONNTRACK
+    ),
+    Family("pydp_conntrack_invalid_total", "counter", "Packets that nf_conntrack found to belong to none.", _CONNTRACK),
+    Family("pydp_services", "gauge", "Services of an instance.", ("instance",)),
+    Family("pydp_service_backends", "gauge", "Backends of all services, by their state.", ("instance", "state")),
+    Family(
+        "pydp_service_backend_up", "gauge",
+        "0 while probes say that the backend does not answer (pydp healthcheck), else 1. Absent where backends are too "
+        "many for a series each.",
+        _SERVED,
+    ),
+    Family(
+        "pydp_service_connections_total", "counter",
+        f"Connections that a backend was chosen for. With more than {MOST} backends all of a service count together, "
+        "with as many services all of these; the same holds for the other pydp_service_* metrics.",
+        _SERVED,
+    ),
+    Family("pydp_service_flows", "gauge", "Flows to a backend that live.", _SERVED),
+    Family(
+        "pydp_service_packets_total", "counter",
+        "Packets that went to a backend (send) and came from it (receive). A GSO frame counts once.",
+        (*_SERVED, "direction"),
+    ),
+    Family(
+        "pydp_service_bytes_total", "counter",
+        "Bytes of the packets of pydp_service_packets_total.",
+        (*_SERVED, "direction"),
+    ),
+    Family(
+        "pydp_service_failures_total", "counter",
+        'Packets that could not go on to a backend. reason="backend": there was none; "full": no room for the flow; '
+        '"exhausted": no free port for its source; "ended": its backend has gone. Absent until one occurs.',
+        ("instance", "service", "reason"),
+    ),
+    Family(
+        "pydp_nat_rules", "gauge",
+        "Rules of netfilter's nat tables in this namespace, by what they do.",
+        _RULES,
+    ),
+    Family(
+        "pydp_nat_rule_packets_total", "counter",
+        "Packets that these rules matched: the first of each connection. Of nftables' rules those with a counter.",
+        _RULES,
+    ),
     Family("pydp_build_info", "gauge", "Versions of pydp and of the running kernel, always 1.", ("version", "kernel")),
     Family("pydp_collector_success", "gauge", "1 if the collector got what it reads.", ("collector",)),
     Family("pydp_collector_duration_seconds", "gauge", "Time the collector took to read.", ("collector",)),

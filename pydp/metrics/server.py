@@ -106,7 +106,7 @@ def _serve(listener: socket.socket, channel: socket.socket, parent: int) -> None
     from pydp.metrics.web import Server, application, rehearse
 
     supplied = Supplied(channel)
-    answer = application(Page(lambda: LiveSources(supplied), _tell))
+    answer = application(Page(lambda: LiveSources(supplied, supplied.rules), _tell))
     rehearse(answer)
     become_nobody()
     end_with_parent(parent)

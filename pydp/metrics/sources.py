@@ -5,17 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pydp import fdb, tunnels
+from pydp import conntrack, fdb, tunnels
 from pydp.datapath.reader import Fill, ProgramRun, Reader, Verdict
-from pydp.datapath.state import State
+from pydp.datapath.state import Instance, State
+from pydp.kernel.conntrack import read_conntrack
 from pydp.kernel.linkstats import read_bridge_names, read_link_stats, read_vxlan_devices
-from pydp.metrics.collectors import FdbTable, Links, Tunnels
+from pydp.kernel.namespace import namespace_cookie
+from pydp.kernel.natrules import NatRules
+from pydp.metrics.collectors import Conntrack, Conntracks, FdbTable, Links, Tunnels
+from pydp.metrics.serving import Services, read_services
 
 
 class LiveSources:
-    """READER gives the open descriptors, as of now; what it raises, everything of the datapath raises."""
+    """READER gives the open descriptors, as of now; what it raises, everything of the datapath raises. RULES gives what
+    netfilter's nat tables counted, which takes rights.
+    """
 
-    def __init__(self, reader: Callable[[], Reader]) -> None:
+    def __init__(self, reader: Callable[[], Reader], rules: Callable[[], Sequence[NatRules]] = tuple) -> None:
+        self._rules = rules
+        self._censuses: dict[str, conntrack.Census] = {}
         self._failure: Exception | None = None
         self._reader = Reader(State(), {})
         try:
@@ -51,6 +59,32 @@ class LiveSources:
             for name, one in reader.state.instances.items()
             if "fdb" in one.maps
         ]
+
+    def conntracks(self) -> Conntracks:
+        reader = self._open()
+        tables = [
+            Conntrack(name, self._census(one), conntrack.capacity(one), conntrack.events(reader, one))
+            for name, one in reader.state.instances.items()
+            if conntrack.has_flows(one)
+        ]
+        return Conntracks(tables, read_conntrack())
+
+    def services(self) -> Sequence[Services]:
+        reader = self._open()
+        return [
+            read_services(reader, one, namespace_cookie(), self._census(one).backends)
+            for one in reader.state.instances.values()
+            if conntrack.has_flows(one)
+        ]
+
+    def rules(self) -> Sequence[NatRules]:
+        return self._rules()
+
+    def _census(self, instance: Instance) -> conntrack.Census:
+        """Taken once for all that want it: it reads the whole table."""
+        if instance.name not in self._censuses:
+            self._censuses[instance.name] = conntrack.census(self._open(), instance)
+        return self._censuses[instance.name]
 
     def tunnels(self) -> Sequence[Tunnels]:
         reader = self._open()

@@ -3,15 +3,18 @@
 
 The one that may open pins answers on a socket: asked "I have the set STAMP", it says "that is still it", or sends the
 present one: a JSON document in a memfd, with the state and the names, then the descriptors in the order of the names
-(SCM_RIGHTS). Nothing else can be asked.
+(SCM_RIGHTS). Asked for the rules of netfilter's nat tables, which take rights to be read, it sends a document with
+them. Nothing else can be asked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +23,14 @@ from pydp.datapath.api import Datapath
 from pydp.datapath.reader import Reader, stamp_of
 from pydp.datapath.state import State
 from pydp.errors import PydpError
+from pydp.kernel.natrules import NatRules, read_nat_rules
 
 _ASK = struct.Struct("=q")  # stamp of the set that the asker has
 _ANSWER = struct.Struct("=qI")  # stamp, number of descriptors that follow; none: nothing has changed
 _CHUNK = 200  # descriptors in one message; SCM_MAX_FD is 253
 _NO_STAMP = -1
+_RULES = -2  # instead of a stamp: what the nat tables counted
+_SHARE = 20  # of the time, reading rules takes this part at the most: there may be a hundred thousand
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -38,12 +44,18 @@ class Supplier:
     def __init__(self, channel: socket.socket, datapath: Datapath) -> None:
         self._channel = channel
         self._datapath = datapath
+        self._rules: dict[str, Any] = {}
+        self._rules_until = 0.0
 
     def run(self) -> None:
         """Answer until the other end is closed."""
         try:
             while asked := self._channel.recv(_ASK.size):
-                self._answer(*_ASK.unpack(asked))
+                (known,) = _ASK.unpack(asked)
+                if known == _RULES:
+                    self._send(_RULES, self._read_rules(), [])
+                else:
+                    self._answer(known)
         except ConnectionError:
             return
 
@@ -61,6 +73,17 @@ class Supplier:
         with reader:
             document = {"state": reader.state.document(), "names": list(reader.descriptors)}
             self._send(reader.stamp, document, list(reader.descriptors.values()))
+
+    def _read_rules(self) -> dict[str, Any]:
+        """What was read last, as long as reading it anew would take too much of the time."""
+        begin = time.monotonic()
+        if begin >= self._rules_until:
+            try:
+                self._rules = {"rules": [dataclasses.astuple(one) for one in read_nat_rules()]}
+            except (PydpError, OSError) as error:
+                self._rules = {"error": str(error)}
+            self._rules_until = begin + _SHARE * (time.monotonic() - begin)
+        return self._rules
 
     def _send(self, stamp: int, document: dict[str, Any], descriptors: Sequence[int]) -> None:
         text = os.memfd_create("pydp-state", os.MFD_CLOEXEC)
@@ -95,7 +118,29 @@ class Supplied:
             self._reader = self._receive(stamp, number)
         return self._reader
 
+    def rules(self) -> list[NatRules]:
+        """What the nat tables counted. Raises PydpError when the other end could not read them, OSError when it is
+        gone.
+        """
+        self._channel.send(_ASK.pack(_RULES))
+        answer = self._channel.recv(_ANSWER.size)
+        if not answer:
+            raise ConnectionResetError("the process that reads rules has ended")
+        document, _ = self._received(_ANSWER.unpack(answer)[1])
+        return [NatRules(*one) for one in document["rules"]]
+
     def _receive(self, stamp: int, number: int) -> Reader:
+        document, descriptors = self._received(number)
+        try:
+            state = State.from_document(document["state"])
+            named = dict(zip(document["names"], descriptors, strict=True))
+        except BaseException:
+            _close(descriptors)
+            raise
+        return Reader(state, named, stamp)
+
+    def _received(self, number: int) -> tuple[dict[str, Any], list[int]]:
+        """The document, and the descriptors that came with it: NUMBER in all."""
         received: list[int] = []
         for at in range(0, number, _CHUNK):
             _, some, _, _ = socket.recv_fds(self._channel, 1, min(_CHUNK, number - at), socket.MSG_CMSG_CLOEXEC)
@@ -106,14 +151,16 @@ class Supplied:
             document = _read_all(received[0])
             if "error" in document:
                 raise PydpError(document["error"])
-            state = State.from_document(document["state"])
-            named = dict(zip(document["names"], received[1:], strict=True))
         except BaseException:
-            for descriptor in received:
-                os.close(descriptor)
+            _close(received)
             raise
         os.close(received[0])
-        return Reader(state, named, stamp)
+        return document, received[1:]
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for one in descriptors:
+        os.close(one)
 
 
 def _read_all(descriptor: int) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Protocol
 
 from pydp.model import Bridge, Defaults, FdbEntry, Group, Link, Route, Tunnel, Vxlan, VxlanFdbEntry
 
 Entries = Mapping[str, Mapping[Any, Any]]
+Interface = IPv4Interface | IPv6Interface
 
 
 class View(Protocol):
@@ -77,7 +79,8 @@ class Context:
     whose other end may be handed frames at once. ``fdb``: of the adopted bridges, ``vxlan_fdb`` of the adopted vxlan
     devices. ``foreign_routes``: those of the kernel, where IP tunnel devices are adopted. ``companion``: index of the
     device that was made. ``numbers``: of the members by kind and name; ``released``: those that an earlier attach had
-    given to members that are gone.
+    given to members that are gone. ``addresses``: of this host by ifindex, the primary ones of a device first.
+    ``takers``: devices that take the frames that programs on HOOK redirect to them.
     """
 
     view: View
@@ -92,6 +95,8 @@ class Context:
     numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     released: Mapping[str, frozenset[int]] = field(default_factory=dict)
     foreign_routes: Sequence[Route] = ()
+    addresses: Mapping[int, Sequence[Interface]] = field(default_factory=dict)
+    takers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,9 @@ class Traits:
     the replace makes them larger. ``tails``: prog array -> program to put at index 0, on hook tc.
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
     would compete for a port's traffic. ``promiscuous``: its ports (Role.PORT) must take frames for others.
+    ``separate``: each port gets the hook that suits it best, whatever the others get. ``again``: programs of tc that
+    begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map`` is the prog
+    array that they are called by, of which each port and hook has its own; the port's own program is the last in it.
     """
 
     order: int
@@ -125,6 +133,9 @@ class Traits:
     finishes: bool = False
     claims: bool = True
     promiscuous: bool = False
+    separate: bool = False
+    again: tuple[str, ...] = ()
+    again_map: str = ""
 
 
 class Mode:

@@ -10,7 +10,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # scapy imports ciphers that cryptography is about to drop
     from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
     from scapy.layers.inet6 import (
+        ICMPv6DestUnreach,
+        ICMPv6EchoReply,
         ICMPv6EchoRequest,
+        ICMPv6PacketTooBig,
+        ICMPv6TimeExceeded,
         IPv6,
         IPv6ExtHdrDestOpt,
         IPv6ExtHdrFragment,
@@ -25,8 +29,8 @@ with warnings.catch_warnings():
 
 __all__ = [
     "AH", "ARP", "BROADCAST", "ICMP", "IP", "MULTICAST", "SCTP", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether",
-    "ICMPv6EchoRequest", "IPOption_NOP", "IPv6", "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop",
-    "IPv6ExtHdrRouting",
+    "ICMPv6DestUnreach", "ICMPv6EchoReply", "ICMPv6EchoRequest", "ICMPv6PacketTooBig", "ICMPv6TimeExceeded",
+    "IPOption_NOP", "IPv6", "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "IPv6ExtHdrRouting",
     "Packet", "Raw", "SCTPChunkData", "eth", "mac", "tagged",
 ]  # fmt: skip
 

@@ -172,6 +172,23 @@ def test_batches_end_where_the_map_ends(make: MakeMap) -> None:
         assert one.get(entries - 1) == 7
 
 
+def test_entries_as_runs_of_bytes(make: MakeMap) -> None:
+    """More than go in one batch, and keys that are not there."""
+    one, count = make("hash", "__u32", "__u32", MANY), 10_001
+    keys = b"".join(number.to_bytes(4, "little") for number in range(count))
+    one.update_raw(keys, keys)
+    assert dict(one.items()) == {number: number for number in range(count)}
+    for gone in (range(5000, 5010), range(4090, count)):
+        one.delete_raw(b"".join(number.to_bytes(4, "little") for number in gone))
+    assert dict(one.items()) == {number: number for number in range(4090)}
+    one.update_raw(b"", b"")
+    one.delete_raw(b"")
+    with pytest.raises(MapError, match="8 bytes are not the values of 4 bytes of keys"):
+        one.update_raw(bytes(4), bytes(8))
+    with pytest.raises(MapError, match="are not the values"):
+        make("percpu_array", "__u32", "__u64", 1).update_raw(bytes(4), bytes(8))
+
+
 def test_a_full_hash(make: MakeMap) -> None:
     one = make("hash", "__u32", "__u32", 8)
     one.update(dict.fromkeys(range(8), 1))

@@ -26,9 +26,11 @@ from typing import Any, Self
 
 from ebpf import attach, libbpf, pins
 from ebpf.errors import EbpfError
-from pydp.datapath import Datapath, Request, change, recovery
+from pydp.datapath import Datapath, Request, change, files, recovery
 from pydp.errors import PydpError
 from pydp.lab import Namespace
+from pydp.services.attach import prepared
+from pydp.services.program import Programmer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Everything that changes what others see: killing before each of these is killing at every moment that matters.
@@ -39,6 +41,8 @@ CHANGES = (
     )),
     *((os, name) for name in ("mkdir", "rmdir", "unlink", "link", "rename")),
     (pins, "exchange"),
+    (files, "tidy"),
+    *((Programmer, name) for name in ("reprogram", "apply", "_write", "_give_up")),
     (change, "set_promisc"),
     (recovery, "set_promisc"),
 )  # fmt: skip
@@ -74,8 +78,11 @@ class Operator:
     def __exit__(self, *_: object) -> None:
         self._ns.end(self._process)
 
-    def attach(self, mode: str, *interfaces: str, hook: str = "tc", fault: dict[str, Any] | None = None) -> Result:
-        return self._ask({"attach": {"mode": mode, "interfaces": interfaces, "hook": hook}, **(fault or {})})
+    def attach(
+        self, mode: str, *interfaces: str, hook: str = "tc", fault: dict[str, Any] | None = None, **options: Any
+    ) -> Result:
+        wanted = {"mode": mode, "interfaces": interfaces, "hook": hook, "options": options}
+        return self._ask({"attach": wanted, **(fault or {})})
 
     def detach(self, *names: str, fault: dict[str, Any] | None = None) -> Result:
         """All of them when none is named."""
@@ -90,8 +97,11 @@ class Operator:
 
 def work(wanted: dict[str, Any]) -> None:
     if "attach" in wanted:
-        one = wanted["attach"]
-        Datapath().attach(Request(one["mode"], tuple(one["interfaces"]), name=one["mode"], hook=one["hook"]))
+        one, datapath = wanted["attach"], Datapath()
+        request = Request(
+            one["mode"], tuple(one["interfaces"]), name=one["mode"], hook=one["hook"], options=one["options"]
+        )
+        datapath.attach(*prepared(datapath, request))
     else:
         Datapath().detach(wanted["detach"])
 

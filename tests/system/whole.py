@@ -12,6 +12,8 @@ from ebpf.loader import Program
 from ebpf.pins import STATE
 from pydp import fdb
 from pydp.datapath import Datapath, Reader, State
+from pydp.datapath.change import again_pin
+from pydp.datapath.compose import again_names
 from pydp.datapath.state import PORTS
 from pydp.modes import MODES
 
@@ -83,6 +85,9 @@ def _expected_pins(state: State) -> set[str]:
     for key, one in state.attachments.items():
         folders = ["programs", "counters"] + ([] if one.kind == "clsact" else ["links"])
         found |= {f"{folder}/{key}" for folder in folders}
+        for name in one.stages:
+            if again_names(one.hook, state.instances[name].mode):
+                found.add(f"maps/{again_pin(one, name)}")
     for name, instance in state.instances.items():
         found |= {f"maps/{name}-{map_name}" for map_name in instance.maps}
         if MODES[instance.mode].traits.control:

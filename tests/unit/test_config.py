@@ -62,6 +62,18 @@ def test_a_file_says_everything(write: Write) -> None:
     )
 
 
+def test_services_are_tables_that_are_looked_into_later(write: Write) -> None:
+    text = 'mode = "nat"\ninterfaces = ["eth0"]\n[[service]]\nname = "web"\n[[service]]\nname = "dns"\n'
+    path = write(text)
+    found = parsed("--config", path)
+    assert found.services == ({"name": "web"}, {"name": "dns"})
+    assert found.source == path
+    assert parsed("--mode", "nat", "eth0").services == ()
+    for wrong in ("service = 3", "[service]\nname = 'web'"):
+        with pytest.raises(UsageError, match=r"pydp.toml: service: not a list of tables"):
+            read_config(write(wrong))
+
+
 def test_flags_say_everything() -> None:
     words = (
         "--mode bridge --name lan --hook tc --no-counters --ageing 60 --vlan-filtering --vlan eth1=10 --vlan eth2=20"

@@ -38,6 +38,11 @@ RULES = (
         never=("bcc", "ctypes", "socket", "pyroute2", "pydp.datapath", "pydp.cli", "pydp.kernel"),
     ),
     Rule(
+        "the datapath knows no services",
+        who=("pydp.datapath", "pydp.modes", "pydp.kernel"),
+        never=("pydp.services",),
+    ),
+    Rule(
         "the command line is nobody's library",
         who=("ebpf", "pydp"),
         never=("pydp.cli",),
@@ -169,6 +174,7 @@ def test_dots_count_from_the_package_in_an_init_file() -> None:
         ("ebpf.maps", "import bcc"),
         ("pydp.modes.bridge", "from pydp import kernel"),
         ("pydp.modes.bridge", "import socket"),
+        ("pydp.datapath.api", "from pydp.services.model import Service"),
         ("pydp.metrics.page", "from pydp.cli.main import main"),
     ],
 )

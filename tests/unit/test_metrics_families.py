@@ -9,7 +9,8 @@ from pydp.metrics.families import FAMILIES, Family
 
 LABELS = {
     "path", "mode", "instance", "device", "direction", "hook", "verdict", "reason", "map", "kind", "collector",
-    "name", "id", "tag", "version", "kernel", "vni", "remote",
+    "name", "id", "tag", "version", "kernel", "vni", "remote", "service", "backend", "state", "tool",
+    "action",
 }  # fmt: skip
 ONLY_ON_INFO = {"name", "id", "tag", "version", "kernel"}
 CONTRACT = {

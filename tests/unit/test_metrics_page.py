@@ -11,14 +11,21 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pydp import conntrack
 from pydp.datapath import Attachment, Fill, Instance, ProgramRun, State, Verdict
 from pydp.fdb import Census
+from pydp.kernel.conntrack import KernelConntrack
 from pydp.kernel.linkstats import LinkStats, VxlanDevice
-from pydp.metrics.collectors import FdbTable, Links, Tunnels
+from pydp.kernel.natrules import NatRules
+from pydp.metrics.collectors import Conntrack, Conntracks, FdbTable, Links, Tunnels
 from pydp.metrics.families import FAMILIES
 from pydp.metrics.page import Page
+from pydp.metrics.serving import Services, summed_up
 from pydp.metrics.web import application
 from pydp.modes.base import Role
+from pydp.services.counts import Count
+from pydp.services.model import BackendState
+from pydp.services.names import Named, Names
 from pydp.tunnels import Tunnel
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -60,6 +67,9 @@ class Fixed:
     filled: Sequence[Fill] = ()
     fdbs: Sequence[FdbTable] | Exception = ()
     ends: Sequence[Tunnels] = ()
+    flows: Conntracks = field(default_factory=lambda: Conntracks(()))
+    served: Sequence[Services] = ()
+    filters: Sequence[NatRules] = ()
 
     def verdicts(self) -> Sequence[Verdict]:
         return self.seen
@@ -82,6 +92,15 @@ class Fixed:
 
     def tunnels(self) -> Sequence[Tunnels]:
         return self.ends
+
+    def conntracks(self) -> Conntracks:
+        return self.flows
+
+    def services(self) -> Sequence[Services]:
+        return self.served
+
+    def rules(self) -> Sequence[NatRules]:
+        return self.filters
 
 
 def text(page: Page) -> str:
@@ -305,6 +324,98 @@ def test_the_fdb_and_other_maps() -> None:
     assert of(found, "pydp_map_entries", instance="lan", map="fdb") == 15
     assert of(found, "pydp_map_max_entries", instance="lan", map="fdb") == 2048
     assert of(found, "pydp_map_entries", instance="nat", map="flows") == 7
+
+
+def test_conntrack_tables_have_the_kernels_beside_them() -> None:
+    events = {name: number for number, name in enumerate(conntrack.EVENTS, 10)}
+    table = Conntrack("nat", conntrack.Census(3, 40), 1024, events)
+    flows = Conntracks([table], KernelConntrack(entries=7, max_entries=99, evicted=1, failures=2, invalid=3))
+    found = values(Page(lambda: Fixed(flows=flows)))
+    ours, kernels = {"path": "ebpf", "instance": "nat"}, {"path": "kernel", "instance": ""}
+    assert of(found, "pydp_conntrack_entries", kind="new", **ours) == 3
+    assert of(found, "pydp_conntrack_entries", kind="assured", **ours) == 40
+    assert of(found, "pydp_conntrack_entries", kind="all", **kernels) == 7
+    assert of(found, "pydp_conntrack_max_entries", **ours) == 1024
+    assert of(found, "pydp_conntrack_max_entries", **kernels) == 99
+    for name, number in (
+        ("created", 10), ("expired", 11), ("evicted", 12), ("insert_failures", 13), ("port_exhausted", 14),
+        ("races", 15), ("picked_up", 16), ("moved", 17), ("reset", 18),
+    ):  # fmt: skip
+        assert of(found, f"pydp_conntrack_{name}_total", **ours) == number
+    for name, number in (("evicted", 1), ("insert_failures", 2), ("invalid", 3)):
+        assert of(found, f"pydp_conntrack_{name}_total", **kernels) == number
+    alone = values(Page(lambda: Fixed(flows=Conntracks([table]))))
+    assert of(alone, "pydp_conntrack_max_entries", **kernels) is None
+
+
+NAMED = Names(
+    {0: "web", 5: "dns"},
+    {
+        1: Named("web", "10.0.1.2:80", 7, BackendState.READY, up=True),
+        2: Named("web", "10.0.1.3:80", 8, BackendState.READY, up=False),
+        3: Named("dns", "53", 9, BackendState.DRAINING, up=True),
+        4: Named("dns", "53", 10, BackendState.DRAINING, up=True),  # by IPv6
+    },
+)
+COUNTS = {number: Count(*(number * 10 + field for field in range(5))) for number in NAMED.backends}
+
+
+def served(most: int) -> Values:
+    one = summed_up("nat", NAMED, COUNTS, {5: (1, 0, 2, 0)}, {1: 11, 3: 13, 4: 14}, most)
+    return values(Page(lambda: Fixed(served=[one])))
+
+
+def test_backends_have_a_series_each() -> None:
+    found = served(4)
+    one = {"instance": "nat", "service": "web", "backend": "10.0.1.2:80"}
+    assert of(found, "pydp_service_packets_total", direction="send", **one) == 10
+    assert of(found, "pydp_service_bytes_total", direction="send", **one) == 11
+    assert of(found, "pydp_service_packets_total", direction="receive", **one) == 12
+    assert of(found, "pydp_service_bytes_total", direction="receive", **one) == 13
+    assert of(found, "pydp_service_connections_total", **one) == 14
+    assert of(found, "pydp_service_flows", **one) == 11
+    assert of(found, "pydp_service_backend_up", **one) == 1
+    assert of(found, "pydp_service_backend_up", **{**one, "backend": "10.0.1.3:80"}) == 0
+    assert of(found, "pydp_services", instance="nat") == 2
+    states = {state: of(found, "pydp_service_backends", instance="nat", state=state)
+              for state in ("ready", "down", "draining")}  # fmt: skip
+    assert states == {"ready": 1, "down": 1, "draining": 2}
+    assert of(found, "pydp_service_failures_total", instance="nat", service="dns", reason="exhausted") == 2
+    assert of(found, "pydp_service_failures_total", instance="nat", service="web", reason="backend") is None
+
+
+def test_this_host_is_one_backend_by_both_ip_versions() -> None:
+    host = {"instance": "nat", "service": "dns", "backend": "53"}
+    found = served(4)
+    assert of(found, "pydp_service_packets_total", direction="send", **host) == 70
+    assert of(found, "pydp_service_flows", **host) == 27
+
+
+def test_backends_above_the_bound_count_for_their_service() -> None:
+    found = served(3)
+    assert len([name for name, _ in found if name == "pydp_service_flows"]) == 2
+    together = {"instance": "nat", "service": "web", "backend": ""}
+    assert of(found, "pydp_service_packets_total", direction="send", **together) == 30
+    assert of(found, "pydp_service_flows", **together) == 11
+    assert of(found, "pydp_service_backend_up", **together) is None
+    assert of(found, "pydp_service_failures_total", instance="nat", service="dns", reason="backend") == 1
+
+
+def test_services_above_the_bound_count_together() -> None:
+    found = served(1)
+    whole = {"instance": "nat", "service": "", "backend": ""}
+    assert of(found, "pydp_service_packets_total", direction="send", **whole) == 100
+    assert of(found, "pydp_service_flows", **whole) == 38
+    assert of(found, "pydp_service_failures_total", instance="nat", service="", reason="exhausted") == 2
+    assert of(found, "pydp_services", instance="nat") == 2
+
+
+def test_rules_of_the_kernel() -> None:
+    rules = [NatRules("iptables", "dnat", 3, 40), NatRules("nftables", "masquerade", 1, 5)]
+    found = values(Page(lambda: Fixed(filters=rules)))
+    labels = {"path": "kernel", "tool": "iptables", "action": "dnat"}
+    assert of(found, "pydp_nat_rules", **labels) == 3
+    assert of(found, "pydp_nat_rule_packets_total", **labels) == 40
 
 
 def test_a_collector_that_fails_leaves_a_gap_and_says_so() -> None:

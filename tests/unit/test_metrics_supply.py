@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from pydp.datapath import Reader, State
+from pydp.datapath import Datapath, Reader, State
 from pydp.errors import PydpError
-from pydp.metrics.supply import Supplied, pair
+from pydp.kernel.natrules import NatRules
+from pydp.metrics import supply
+from pydp.metrics.supply import Supplied, Supplier, pair
 
 ANSWER = struct.Struct("=qI")
 
@@ -115,3 +117,55 @@ def test_the_other_end_is_gone(ends: tuple[socket.socket, Supplied]) -> None:
     far.close()
     with pytest.raises(ConnectionError):
         supplied()
+
+
+@pytest.fixture
+def both(ends: tuple[socket.socket, Supplied]) -> Iterator[tuple[Supplied, Supplier]]:
+    """Both ends, of which the one with rights answers in a thread of its own."""
+    far, supplied = ends
+    supplier = Supplier(far, Datapath())
+    thread = threading.Thread(target=supplier.run)
+    thread.start()
+    yield supplied, supplier
+    far.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_rules_are_read_by_the_end_with_rights(
+    both: tuple[Supplied, Supplier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [NatRules("iptables", "dnat", 3, 1 << 40), NatRules("nftables", "redirect", 1, 0)]
+    monkeypatch.setattr(supply, "read_nat_rules", lambda: found)
+    before = descriptors()
+    assert both[0].rules() == found
+    assert both[0].rules() == found
+    assert descriptors() == before
+
+
+def test_reading_rules_takes_a_bounded_part_of_the_time(
+    both: tuple[Supplied, Supplier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+
+    def read() -> list[NatRules]:
+        clock[0] += 2
+        return [NatRules("iptables", "dnat", 1, int(clock[0]))]
+
+    monkeypatch.setattr(supply, "read_nat_rules", read)
+    monkeypatch.setattr("pydp.metrics.supply.time.monotonic", lambda: clock[0])
+    seen = []
+    for now in (100.0, 110.0, 139.9, 140.1):
+        clock[0] = now
+        seen.append(both[0].rules()[0].packets)
+    assert seen == [102, 102, 102, 142]
+
+
+def test_rules_that_cannot_be_read_are_an_error_here(
+    both: tuple[Supplied, Supplier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError("no netlink today")
+
+    monkeypatch.setattr(supply, "read_nat_rules", refuse)
+    with pytest.raises(PydpError, match="no netlink today"):
+        both[0].rules()

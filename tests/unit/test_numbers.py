@@ -8,9 +8,10 @@ import pytest
 from ebpf.abi import Abi
 from ebpf.loader import CONSTANT_MAGIC
 from ebpf.source import flatten
+from pydp import conntrack
 from pydp import fdb as reading
 from pydp.datapath import change, specs
-from pydp.modes import bridge, count, ipip, outer, peers, vxlan
+from pydp.modes import bridge, count, ipip, nat, nat_rules, outer, peers, vxlan
 from pydp.modes import fdb as table
 from pydp.modes.base import Role
 from pydp.sources import bpf_src
@@ -86,6 +87,24 @@ def abi() -> Abi:
         ),
         ("ipip_port_flag", {"IPIP_VETH_PEER": ipip.VETH_PEER}),
         ("path_limit", {"PATH_KEPT": peers.PATH_KEPT}),
+        (
+            "nat_limit",
+            {
+                "NAT_PORTS": nat.MAX_PORTS,
+                "NAT_PLACES": nat.MAX_PLACES,
+                "NAT_RULES": nat_rules.MAX_RULES,
+                "NAT_WAYS": nat.WAYS,
+            },
+        ),
+        ("nat_port_flag", {"NAT_PORT_PRESENT": nat.PORT_PRESENT}),
+        (
+            "nat_device_flag",
+            {f"NAT_DEVICE_{name}": getattr(nat, f"DEVICE_{name}") for name in ("PORT", "PEER", "XDP")},
+        ),
+        ("nat_class", {"NAT_CLASS_NEW": conntrack._NEW, "NAT_CLASS_ASSURED": conntrack._ASSURED}),
+        ("nat_flow_flag", {"NAT_FLOW_REPLIED": conntrack._REPLIED}),
+        ("nat_state", {f"NAT_STATE_{name}": number for number, name in enumerate(conntrack.STATES)}),
+        ("nat_event", {f"NAT_EVENT_{name.upper()}": number for number, name in enumerate(conntrack.EVENTS)}),
         ("fdb_event", {f"FDB_{name.upper()}": number for number, name in enumerate(reading.EVENTS)}),
     ],
 )

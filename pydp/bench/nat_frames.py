@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packets of many flows to services, and how these flows are begun (bpf_src/bench/nat_send.h, nat_take.h)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from pydp.bench import programs
+from pydp.bench.frames import Sink
+from pydp.bench.nat_paths import BACKEND_PORT, BACKENDS, CLIENTS, SERVICE_PORT, SERVICES, Rig
+from pydp.bench.tunnel_frames import ethernet
+from pydp.lab import Namespace
+from pydp.services.model import Protocol
+
+_CLIENTS, _FRESH = 0, 1  # constants of nat_send.h
+_ENDS, _MASK, _PORT = 0, 1, 2  # and of nat_take.h
+_PORT_BITS, _FIRST_PORT = 15, 0x8000  # BENCH_FLOW_PORTS
+_PAYLOAD = {"udp": 22, "tcp": 16}  # a frame of 64 bytes, and the shortest that holds a number and a check
+_SYN, _ACK, _SYN_ACK = 0x02, 0x10, 0x12
+_WINDOW = 65535
+_CLIENT_SEQUENCE, _SERVER_SEQUENCE = 1000, 5000
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsSent:
+    """What the generator of flows sends; with ``fresh`` each packet begins one, ``timed`` ones say when they left."""
+
+    frame: bytes
+    protocol: Protocol
+    fresh: bool = False
+    timed: bool = False
+
+    @property
+    def program(self) -> str:
+        return f"bench_send_{'timed' if self.timed else self.protocol}_flow"
+
+    @property
+    def constants(self) -> Mapping[int, int]:
+        return {_CLIENTS: int(CLIENTS[0]), _FRESH: int(self.fresh)}
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsSought:
+    """What is counted of it: what is for a network, and a port."""
+
+    protocol: Protocol
+    ends: IPv4Network
+    port: int
+    timed: bool = False
+
+    @property
+    def program(self) -> str:
+        return f"bench_sink_{'timed' if self.timed else self.protocol}_flow"
+
+    @property
+    def constants(self) -> Mapping[int, int]:
+        return {_ENDS: int(self.ends.network_address), _MASK: int(self.ends.netmask), _PORT: self.port}
+
+
+def sent(rig: Rig, protocol: Protocol, *, fresh: bool = False, timed: bool = False) -> FlowsSent:
+    """From clients to services, by way of the router."""
+    head = _segment(protocol, "0.0.0.0", 0, "0.0.0.0", SERVICE_PORT, bytes(_PAYLOAD[protocol]), _ACK)
+    return FlowsSent(ethernet(rig.port_mac(rig.client), rig.client.mac) + head, protocol, fresh, timed)
+
+
+def sought(protocol: Protocol, *, translated: bool = True, timed: bool = False) -> FlowsSought:
+    """What reaches backends, or without translation what was for services."""
+    if translated:
+        return FlowsSought(protocol, BACKENDS, BACKEND_PORT, timed)
+    return FlowsSought(protocol, SERVICES, SERVICE_PORT, timed)
+
+
+def draws(flows: int, services: Iterable[IPv4Address]) -> programs.Draws:
+    """Numbers of flows and the addresses of their services, all in turn."""
+    ends = [int(one) for one in services]
+    return [(number % flows, ends[number % len(ends)]) for number in range(programs.DRAWS)]
+
+
+def establish(rig: Rig, protocol: Protocol, flows: int, service: IPv4Address, backend: IPv4Address) -> None:
+    """Send what begins the first FLOWS flows, from both ends. Nobody else answers: the addresses are nobody's."""
+    forth = ethernet(rig.port_mac(rig.client), rig.client.mac)
+    back = ethernet(rig.port_mac(rig.server), rig.server.mac)
+    with _raw(rig.client.ns, rig.client.dev) as client, _raw(rig.server.ns, rig.server.dev) as server:
+        for number in range(flows):
+            host, port = str(CLIENTS[number >> _PORT_BITS]), _FIRST_PORT | number & _FIRST_PORT - 1
+            to, reply = (host, port, str(service), SERVICE_PORT), (str(backend), BACKEND_PORT, host, port)
+            client.send(forth + _segment(protocol, *to, b"", _SYN))
+            server.send(back + _segment(protocol, *reply, b"", _SYN_ACK))
+            client.send(forth + _segment(protocol, *to, b"", _ACK))
+
+
+def delays(sink: Sink, first: int, count: int) -> list[int]:
+    """How long the arrivals from number FIRST on were under way, in ns; the last 65536 at most."""
+    _, raw = sink.maps["bench_delays"].raw()
+    times = memoryview(raw).cast("Q")
+    return [times[number % len(times)] for number in range(first, first + count)]
+
+
+def _raw(ns: Namespace, dev: str) -> socket.socket:
+    sock = ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.bind((dev, 0))
+    return sock
+
+
+def _segment(
+    protocol: Protocol, source: str, sport: int, dest: str, dport: int, payload: bytes, flags: int
+) -> bytes:  # fmt: skip
+    """An IPv4 packet of a flow; of TCP, with FLAGS, one of a connection in which nothing has been said."""
+    if protocol == "udp":
+        number, at = socket.IPPROTO_UDP, 6
+        header = struct.pack("!4H", sport, dport, 8 + len(payload), 0)
+    else:
+        number, at = socket.IPPROTO_TCP, 16
+        ours, theirs = _CLIENT_SEQUENCE, _SERVER_SEQUENCE
+        if flags == _SYN_ACK:
+            ours, theirs = theirs, ours + 1
+        elif flags == _SYN:
+            theirs = 0
+        else:
+            ours, theirs = ours + 1, theirs + 1
+        header = struct.pack("!HHIIBBHHH", sport, dport, ours, theirs, 0x50, flags, _WINDOW, 0, 0)
+    whole = header + payload
+    pseudo = socket.inet_aton(source) + socket.inet_aton(dest) + struct.pack("!HH", number, len(whole))
+    check = struct.pack("!H", programs.checksum(pseudo + whole))
+    return programs.ipv4(source, dest, number, whole[:at] + check + whole[at + 2 :])

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services that change, and tables that are full, while connections go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+
+from pydp import conntrack
+from pydp.datapath import Datapath, Reader
+from pydp.lab import Namespace
+from pydp.services.api import Services
+from pydp.services.text import parse_service
+from tests.net.natting import VIP, Site, attach, make_site
+from tests.net.speaking import PATIENCE, Seen, Server, ask, client, heard, outcome, reset, seen, stream
+from tests.net.tunnelling import NodesFactory
+from tests.system.served import answers
+
+pytestmark = [pytest.mark.usefixtures("requires_root", "bpffs"), pytest.mark.timeout(180)]
+
+CONTAINERS = 3
+FLOWS = 4096
+CONNECTIONS = 10_000
+CHI_SQUARE = 18.4  # of two degrees of freedom, exceeded once in 10,000 times
+WEB = f"tcp:{VIP}:80"
+
+
+@pytest.fixture(scope="module", params=["tc", "xdp"])
+def site(request: pytest.FixtureRequest, module_nodes: NodesFactory) -> Iterator[Site]:
+    """Three containers behind each service, and one on a service that a client stays with."""
+    made = make_site(module_nodes, request.param, n=2, containers=CONTAINERS)
+    with contextlib.ExitStack() as stack:
+        for number, one in enumerate(made.inside):
+            stack.enter_context(Server(one.ns, f"c{number}", one.address4))
+        stack.enter_context(made.nat(flows=FLOWS, **options(made)))
+        yield made
+
+
+def options(site: Site) -> dict[str, Any]:
+    backends = ",".join(f"{one.address4}:8080" for one in site.inside)
+    ends = [f"{one.address4}:8080" for one in site.inside]
+    closed = f"{site.inside[0].address4}:8070"
+    sticky = {"frontends": [f"tcp:{VIP}:81"], "backends": ends, "affinity": 1}
+    return {
+        "service": (f"{WEB}={backends}", f"udp:{VIP}:80={backends}", f"udp:{VIP}:82={closed}", f"tcp:{VIP}:84="),
+        "tables": [sticky],
+    }
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(site: Site) -> Iterator[None]:
+    """Whatever a test changed, the next one finds the services as they are attached."""
+    yield
+    wanted = [parse_service(text) for text in options(site)["service"]]
+    with_affinity = [one for one in services(site, "show") if one.service.affinity]
+    services(site, "replace_all", [*wanted, *(one.service for one in with_affinity)])
+
+
+def services(site: Site, verb: str, *arguments: Any, **more: Any) -> Any:
+    """Do what a verb of `pydp service` or `pydp backend` does."""
+    return site.router.call(lambda: getattr(Services(Datapath()), verb)(*arguments, **more))
+
+
+def end(site: Site, number: int) -> str:
+    return f"{site.inside[number].address4}:8080"
+
+
+class Load:
+    """Threads that ask a service again and again while the block runs; ``answers`` counts who answered what."""
+
+    def __init__(self, ns: Namespace, port: int = 80, threads: int = 2) -> None:
+        self.answers: Counter[str] = Counter()
+        self._where = (ns, port)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        ns, port = self._where
+        while not self._stop.is_set():
+            found = outcome(ns, VIP, port, size=2000)
+            self.answers[found.server if isinstance(found, Seen) else found] += 1
+
+    def settle(self, more: int = 20) -> None:
+        """Wait for some more answers."""
+        until, deadline = self.answers.total() + more, time.monotonic() + 5
+        while self.answers.total() < until and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def connected(ns: Namespace, server: str, port: int = 80) -> Iterator[socket.socket]:
+    """A connection to a service that this server answers."""
+    for _ in range(100):
+        with client(ns, VIP) as sock:
+            sock.connect((VIP, port))
+            if heard(sock).server == server:
+                yield sock
+                return
+    raise AssertionError(f"{server} never answered")
+
+
+def test_connections_are_distributed_evenly(site: Site) -> None:
+    wanted = CONNECTIONS if site.kind == "tc" else CONNECTIONS // 10  # it is the tc program that chooses
+
+    def connect() -> Counter[str]:
+        found: Counter[str] = Counter()
+        for _ in range(wanted):
+            with socket.socket() as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect((VIP, 80))
+                found[heard(sock).server] += 1
+                reset(sock)
+        return found
+
+    found = site.outside.call(connect)
+    expected = wanted / CONTAINERS
+    assert found.total() == wanted
+    assert sum((found[f"c{i}"] - expected) ** 2 / expected for i in range(CONTAINERS)) < CHI_SQUARE, found
+
+
+def test_a_client_stays_with_its_backend(site: Site) -> None:
+    """Until it has been away for as long as the service remembers it."""
+    first = ask(site.outside, VIP, 81).server
+    assert {ask(site.outside, VIP, 81).server for _ in range(30)} == {first}
+    assert len({ask(site.outside, VIP, 80).server for _ in range(30)}) > 1
+    for _ in range(8):  # one of three times it is the same again
+        time.sleep(1.1)
+        if ask(site.outside, VIP, 81).server != first:
+            return
+    raise AssertionError("remembered for longer")
+
+
+def test_refused_at_once_and_counted(site: Site) -> None:
+    before = time.monotonic()
+    assert outcome(site.outside, VIP, 84) == "ECONNREFUSED"
+    assert time.monotonic() - before < 0.5
+    (shown,) = services(site, "show", f"tcp:{VIP}:84")
+    assert sum(shown.failures.values() if isinstance(shown.failures, dict) else shown.failures) >= 1
+
+
+def test_drain_under_load(site: Site) -> None:
+    """No request fails, connections that are there go on, and new ones go to others."""
+    with Load(site.outside) as load, connected(site.outside, "c0") as sock:
+        load.settle()
+        services(site, "drain", WEB, end(site, 0))
+        time.sleep(0.05)
+        load.settle(4)
+        before = load.answers["c0"]
+        load.settle(100)
+        stream(sock, 50_000)
+        assert load.answers["c0"] == before
+        services(site, "delete_backend", WEB, end(site, 0), when_over="move")
+        load.settle()
+        services(site, "add_backends", WEB, list(parse_service(f"{WEB}={end(site, 0)}").backends))
+        load.settle(100)
+    assert load.answers.keys() == {"c0", "c1", "c2"}, load.answers
+    assert load.answers["c0"] > before
+
+
+def test_a_deadline_ends_what_is_left(site: Site) -> None:
+    with connected(site.outside, "c1") as sock:
+        services(site, "drain", WEB, end(site, 1), deadline=0.5)
+        stream(sock, 1000)
+        time.sleep(0.8)
+        with pytest.raises(ConnectionResetError):
+            stream(sock, 1000)
+
+
+def test_deleted_and_reset(site: Site) -> None:
+    with connected(site.outside, "c1") as sock, connected(site.outside, "c2") as other:
+        services(site, "delete_backend", WEB, end(site, 1), when_over="reset")
+        with pytest.raises(ConnectionResetError):
+            stream(sock, 1000)
+        stream(other, 1000)
+
+
+def test_datagrams_move_at_once(site: Site) -> None:
+    with client(site.outside, VIP, proto="udp") as sock:
+        sock.connect((VIP, 80))
+
+        def answered() -> str:
+            sock.send(b"?")
+            return seen(sock.recv(1 << 16).partition(b"\n")[0]).server
+
+        first = answered()
+        assert {answered() for _ in range(10)} == {first}
+        services(site, "drain", f"udp:{VIP}:80", end(site, int(first[1])))
+        second = answered()
+        assert second != first
+        services(site, "delete_backend", f"udp:{VIP}:80", end(site, int(second[1])), when_over="move")
+        assert answered() not in (first, second)
+
+
+def test_ten_thousand_services_more(site: Site) -> None:
+    many = [parse_service(f"tcp:10.97.{i >> 8}.{i & 255}:80={end(site, i % 3)}") for i in range(10_000)]
+    with Load(site.outside) as load, connected(site.outside, "c0") as sock:
+        before = load.answers.total()
+        there = [one.service for one in services(site, "show")]
+        services(site, "replace_all", [*there, *many])
+        stream(sock, 50_000)
+        for i in (0, 4_999, 9_999):
+            site.outside.run(["ip", "route", "replace", "10.97.0.0/16", "via", site.node.address4])
+            with client(site.outside, VIP) as one:
+                one.connect((f"10.97.{i >> 8}.{i & 255}", 80))
+                assert heard(one).server == f"c{i % 3}"
+        services(site, "delete", [one.name for one in many])
+        load.settle()
+        stream(sock, 50_000)
+    assert load.answers.total() > before
+    assert load.answers.keys() <= {"c0", "c1", "c2"}, load.answers
+
+
+def test_attached_again(site: Site) -> None:
+    """Connections go on through programs and maps that are new."""
+    given = options(site)
+    with Load(site.outside) as load, connected(site.outside, "c2") as sock:
+        ports = (site.node.dev, *site.node.ports)
+        sources = tuple(f"{prefix}@eth0" for prefix in ("10.20.0.0/16", "fd01:1::/32"))
+        attach(site.router, *ports, hook=site.kind, flows=FLOWS, masquerade=sources, **given)
+        stream(sock, 50_000)
+        load.settle()
+    assert load.answers.keys() <= {"c0", "c1", "c2"}, load.answers
+
+
+def test_killed_while_services_change(site: Site) -> None:
+    """Every request finds the service, as it was or as it is to be; whoever comes next finishes what was begun."""
+    both = [parse_service(f"{WEB}={end(site, 0)}*{one},{end(site, 1)}*{other}") for one, other in ((1, 9), (9, 1))]
+    more = [parse_service(f"tcp:10.97.0.{i}:80={end(site, 0)}") for i in range(200)]
+    services(site, "replace_all", [both[0]])
+    with Load(site.outside) as load, connected(site.outside, "c1") as sock:
+        for delay in range(1, 25, 2):
+            site.router.call(_killed, [[*more[: 8 * delay], both[1]], [both[0], *more[:3]]], delay / 250)
+        services(site, "replace_all", [both[1]])
+        assert site.router.call(answers) == {WEB: [f"{end(site, 0)}*9", end(site, 1)]}
+        load.settle()
+        stream(sock, 50_000)
+    assert load.answers.keys() == {"c0", "c1"}, load.answers
+
+
+def _killed(choices: Sequence[Any], after: float) -> None:
+    """Replace all services in turn, in a process that is killed AFTER seconds."""
+    child = os.fork()
+    if child:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return
+    try:
+        while True:
+            for wanted in choices:
+                Services(Datapath()).replace_all(wanted)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_a_flood_does_not_end_what_is_established(site: Site, proto: str) -> None:
+    """Several times as many openings as there is room for, from an address that nobody has."""
+    packets = openings(proto)
+
+    def flood() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            for packet in packets:
+                raw.sendto(packet, (VIP, 0))
+
+    with connected(site.outside, "c0") as sock, connected(site.outside, "c1") as other:
+        for one in (sock, other):
+            stream(one, 1000)
+        site.outside.call(flood)
+        for one in (sock, other):
+            stream(one, 50_000)
+        assert isinstance(outcome(site.outside, VIP, 80), Seen)
+    assert site.router.call(_events)["evicted"] > FLOWS
+
+
+def openings(proto: str) -> list[bytes]:
+    """One for each of so many ports. What the port adds to the checksum of a TCP header its window takes away."""
+    found = []
+    for number in range(4 * FLOWS):
+        port = 1024 + number
+        if not found:
+            above = TCP(sport=port, dport=80, window=0) if proto == "tcp" else UDP(sport=port, dport=82, chksum=0)
+            first = bytes(IP(src="192.0.2.200", dst=VIP) / above)
+        packet = bytearray(first)
+        packet[20:22] = port.to_bytes(2, "big")
+        if proto == "tcp":
+            packet[34:36] = ((1024 - port) % 0xFFFF).to_bytes(2, "big")
+        found.append(bytes(packet))
+    return found
+
+
+def _events() -> dict[str, int]:
+    with Reader.open(Datapath()) as reader:
+        return conntrack.events(reader, reader.state.instances["nat"])
+
+
+class _Page(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    body = os.urandom(5000)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def pages(site: Site) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for one in site.inside:
+            server = one.ns.call(ThreadingHTTPServer, (one.address4, 8000), _Page)
+            server.daemon_threads = True
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield
+
+
+def test_http(site: Site) -> None:
+    """A web server in each container, asked by curl and by wrk."""
+    backends = ",".join(f"{one.address4}:8000" for one in site.inside)
+    services(site, "add", [parse_service(f"tcp:{VIP}:8000={backends}")])
+    with pages(site):
+        got = site.outside.call(_curl)
+        assert got == [_Page.body] * 5
+        for ns in (site.outside, site.inside[0].ns, site.router):
+            said = ns.run(["wrk", "-t", "1", "-c", "8", "-d", "1", f"http://{VIP}:8000/"]).stdout
+            assert "Socket errors" not in said, said
+            assert "Non-2xx" not in said, said
+            assert "requests in" in said, said
+
+
+def _curl() -> list[bytes]:
+    import subprocess
+
+    command = ["curl", "-sS", "--fail", "--max-time", "3", f"http://{VIP}:8000/"]
+    return [subprocess.run(command, check=True, capture_output=True).stdout for _ in range(5)]
