@@ -45,7 +45,7 @@ enum verdict {
 	PUNT_ROUTE = 35, /* inner destination is the routing's business */
 	PUNT_TTL = 36, /* TTL is used up: the kernel says so to its sender */
 	PUNT_PROTOCOL = 37, /* neither IPv4 nor IPv6, or shorter than its header: tc can neither wrap nor unwrap it */
-	PUNT_NAT = 38, /* for the tc program of the same port: begins a flow, is for a socket, or its next hop is not known */
+	PUNT_NAT = 38, /* for the tc program of the same port, which can do all that translating it takes */
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
 	DROP_SAME_PORT = 41, /* destination is on the port it came from */

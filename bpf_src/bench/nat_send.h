@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Packets of many flows: from one client after the other to services, with checksums that are right. A draw has the number of a flow
-// and the address of its service.
+// Packets of many flows: from one client after the other to services, with checksums that are right. A draw has the
+// number of a flow and the address of its service.
 
 /* The first address of the clients, in host order: a network of 2^17. */
 #define BENCH_CLIENTS CONSTANT(0)
@@ -31,8 +31,8 @@ static __always_inline __u64 bench_words(__u64 value)
 	return (value >> 32) + (__u32)value;
 }
 
-/* Make the frame the next one. Its head has zero for the addresses, the source port and what varies, and checksums that fit. With TIMED the number is
- * the time, in ns. */
+/* Make the frame the next one. Its head has zero for the addresses, the source port and what varies, and checksums that
+ * fit. With TIMED the number is the time, in ns. */
 static __always_inline int bench_send_flow(struct xdp_md *ctx, const bool tcp, const bool timed)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Takes the packets of flows (bench/nat_send.h) where they arrive, translated or not: those for another end are left to the stack.
+// Takes the packets of flows (bench/nat_send.h) where they arrive, translated or not: those for another end are left to
+// the stack.
 
 /* The network that they are to be for, in host order, and its mask. */
 #define BENCH_ENDS	CONSTANT(0)
@@ -68,7 +69,8 @@ static __always_inline int bench_take_flow(hook_ctx *ctx, const bool tcp)
 	return bench_take(ctx, arrival, frame, client, port);
 }
 
-/* Of these, and as bench_take() does in general, every BENCH_MARK_EVERYth is looked at closely: are its checksums right? */
+/* Packets of UDP. Of every BENCH_MARK_EVERYth the checksums are looked at, too: to do so each time would cost more than
+ * some of what is measured. */
 int bench_sink_udp_flow(hook_ctx *ctx)
 {
 	return bench_take_flow(ctx, false);

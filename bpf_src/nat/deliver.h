@@ -157,6 +157,8 @@ static __always_inline enum verdict nat_deliver(hook_ctx *ctx, struct packet *pa
 		nat_decide_in(ctx, s, at, flow);
 	if (task->exit == NAT_EXIT_NONE)
 		return task->verdict;
+	if (s->view.protocol == IP_SCTP && s->view.first && tuple_ports(&s->to) != tuple_ports(&s->view.tuple))
+		return PUNT_FRAGMENT; /* its checksum is over a packet whose length nobody knows yet */
 	bool aged = !PYDP_EGRESS && (task->exit == NAT_EXIT_DIRECT || task->exit == NAT_EXIT_ROUTED);
 	if (!nat_translate(ctx, s, aged, kind) || !nat_leave_by(ctx, packet, task))
 		return PUNT_ERROR;

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from pydp.modes.fdb import TICK
 from pydp.services.model import Backend, BackendState, Service
 from pydp.services.text import parse_service
 from tests.datapath.conftest import MakeNat
@@ -77,14 +78,15 @@ def test_a_service_without_backends(nat: MakeNat, net: Net, protocol: str) -> No
     check_forwarded(rig, packet, WORLD, given, FIRST)
 
 
-def test_connections_go_on_when_a_service_is_deleted(nat: MakeNat, net: Net) -> None:
-    """Their backend is asked for by them, not by the frontend; deleting backends ends them, as `reset` or `move` say."""
+def test_a_service_that_is_deleted(nat: MakeNat, net: Net) -> None:
+    """Its connections are reset. New ones are not for a service any more."""
     rig = nat()
     service = parse_service(f"tcp:{net.end(net.vip, 80)}={net.end(net.backend, 8080)}")
     programmer = rig.serve(service)
     net.routes(rig)
     connect(rig, net)
     programmer.apply({service.name: None})
+    assert outcome(carry(rig, segment(net.asked, "A"), WORLD)) == REFUSED
     new = carry(rig, segment(replace(net.asked, sport=99), "S"), WORLD)
     assert outcome(new) == ("PASS_UNCLAIMED", PASS)
 
@@ -155,6 +157,7 @@ def test_connections_of_a_backend_that_left_are_reset(nat: MakeNat, net: Net, go
     rig = nat()
     service, _ = begin(rig, net, "tcp")
     change(rig, service, draining(net, -5.0, "reset"))
+    time.sleep(2 * TICK)
     if gone:
         change(rig, service, backends(net, ("second", BackendState.READY, 0.0, "reset")))
     for ends, port in ((net.asked, WORLD), (net.given.inverse, FIRST)):
@@ -179,6 +182,7 @@ def test_connections_of_a_backend_that_left_are_moved(nat: MakeNat, net: Net, go
     rig = nat()
     service, (asked, _, moved) = begin(rig, net, "tcp")
     change(rig, service, draining(net, -5.0, "move"))
+    time.sleep(2 * TICK)
     if gone:
         change(rig, service, backends(net, ("second", BackendState.READY, 0.0, "reset")))
     for _ in range(2):

@@ -122,9 +122,9 @@ def ask(
             line, _, back = sock.recv(1 << 16).partition(b"\n")
             assert back == payload, f"{addr} port {port}: other bytes came back"
             return seen(line)
-        line = heard(sock)
+        said = heard(sock)
         stream(sock, size)
-        return line
+        return said
 
 
 def heard(sock: socket.socket) -> Seen:

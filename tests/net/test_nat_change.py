@@ -296,7 +296,7 @@ def test_a_flood_does_not_end_what_is_established(site: Site, proto: str) -> Non
 
 def openings(proto: str) -> list[bytes]:
     """One for each of so many ports. What the port adds to the checksum of a TCP header its window takes away."""
-    found = []
+    found = list[bytes]()
     for number in range(4 * FLOWS):
         port = 1024 + number
         if not found:

@@ -95,14 +95,11 @@ def vip(family: str) -> str:
 
 
 def address(site: Site, name: str, family: str) -> str:
-    one = {
-        "outside": site.made[1],
-        "other": site.made[2],
-        "host": site.made[0],
-        "c0": site.inside[0],
-        "c1": site.inside[1],
-    }[name]
-    return one.address4 if family == "4" else one.address6
+    if name in ("c0", "c1"):
+        container = site.inside[int(name[1])]
+        return container.address4 if family == "4" else container.address6
+    node = site.made[{"host": 0, "outside": 1, "other": 2}[name]]
+    return node.address4 if family == "4" else node.address6
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,6 +117,7 @@ def test_who_speaks_to_whom(sites: dict[str, Site], hook: str, proto: str, famil
             )
             for name in CLIENTS
             for port in ANSWERS
+            if (proto, family, port) != ("tcp", "6", 84) or name == "outside"  # a second each: ICMPv6 is believed late
         }
 
     theirs, ours = spoken(sites["kernel"]), spoken(sites[hook])
@@ -131,8 +129,8 @@ def test_who_speaks_to_whom(sites: dict[str, Site], hook: str, proto: str, famil
             assert said.server == ANSWERS[port], (name, port, said)
     # What is meant to differ: the host as client of itself seems to be the service, and a datagram of its own that is
     # refused is refused by an answer, where netfilter does not let it be sent.
-    itself = ours.pop(("host", 83)), theirs.pop(("host", 83))
-    assert [one.peer for one in itself if isinstance(one, Seen)] == [addr, itself[1].own]
+    itself = [one for one in (ours.pop(("host", 83)), theirs.pop(("host", 83))) if isinstance(one, Seen)]
+    assert [one.peer for one in itself] == [addr, address(sites[hook], "host", family)]
     if proto == "udp":
         assert theirs.pop(("host", 84)) == "EPERM"
         del ours["host", 84]

@@ -85,10 +85,13 @@ def test_who_is_told_of_the_narrow_link(sites: dict[str, Site], hook: str, famil
     """A datagram too long, that must not be fragmented: the sender hears it, about where it sent it."""
 
     def told(site: Site) -> list[Complaint | None]:
-        options = {"size": 1450, "discover": PROBE, "source": ("0.0.0.0" if family == "4" else "::", 27000)}
+        source = ("0.0.0.0" if family == "4" else "::", 27000)
         return [
-            complaint(site.outside, vip(family), 80, **options),
-            complaint(site.inside[0].ns, outside(site, family), 8080, **options),
+            complaint(ns, addr, port, size=1450, discover=PROBE, source=source)
+            for ns, addr, port in (
+                (site.outside, vip(family), 80),
+                (site.inside[0].ns, outside(site, family), 8080),
+            )
         ]
 
     for one in both(sites, hook, told):
