@@ -23,6 +23,7 @@
 #include "nat/dsr.h"
 #include "nat/begin.h"
 #include "nat/pieces.h"
+#include "nat/short.h"
 #include "nat/control.h"
 
 /* Tell the sender of a packet why it does not get through. The answer goes back to where the packet came from. */
@@ -62,15 +63,18 @@ static __always_inline enum verdict nat_check(struct nat_scratch *s, const struc
 	struct nat_backend *backend = flow->backend ? nat_backends.lookup(&number) : 0;
 	if (!backend || kind == NAT_ERROR || !nat_backend_left(backend, flow->generation, flow->protocol, at->now))
 		return PASS_UNCLAIMED;
-	if (backend->generation == flow->generation && flow->protocol == IP_TCP && backend->flags & NAT_BACKEND_RESET) {
+	/* What the backend still had to say is let through, and what the client answers to that is reset, or ends the backend's side. */
+	if (found->way || (flow->protocol == IP_TCP && s->view.tcp_flags & TCP_RST))
+		return PASS_UNCLAIMED;
+	bool opens = (s->view.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	if (backend->generation == flow->generation && flow->protocol == IP_TCP && !opens &&
+	    backend->flags & NAT_BACKEND_RESET) {
 		if (HOOK_OPENS_IP) { /* XDP leaves it to tc */
 			nat_count_event(NAT_EVENT_RESET);
 			nat_count_failure(backend->service, NAT_FAILURE_ENDED);
 		}
 		return FORWARD_REJECT;
 	}
-	if (found->way) /* what it still had to say */
-		return PASS_UNCLAIMED;
 	if (kind == NAT_BEGIN) /* who comes before leaves it to that program */
 		nat_count_event(NAT_EVENT_MOVED);
 	s->plan.stale = found->number + 1;
@@ -175,6 +179,11 @@ static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *pack
 	struct nat_found found = {};
 	struct nat_place at = {};
 	enum verdict verdict = PASS_UNCLAIMED;
+	if (!HOOK_OPENS_IP) {
+		enum verdict done = nat_short(ctx, packet, slot);
+		if (done != PASS_UNCLAIMED)
+			return done;
+	}
 	struct nat_scratch *s = nat_scratches.lookup(&zero);
 	if ((PYDP_EGRESS && hook_is_done(ctx)) || !s || !nat_read(ctx, packet, slot, s, &at))
 		return PASS_UNCLAIMED;
@@ -194,6 +203,8 @@ static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *pack
 	}
 	if (found.flow && verdict == PASS_UNCLAIMED) {
 		verdict = nat_go_on(ctx, packet, s, &at, &found, NAT_PLAIN, begun);
+		if (!HOOK_OPENS_IP && verdict == FORWARD_NAT)
+			nat_keep(s, packet, &found, slot);
 		if (!s->task.mtu)
 			return verdict;
 	}

@@ -7,13 +7,14 @@ one of a million flows takes 128 MB.
 
 from __future__ import annotations
 
+import socket
 import struct
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -61,11 +62,16 @@ class Ends(NamedTuple):
 
     @property
     def source(self) -> str:
-        return str(ip_address(self.saddr))
+        return _address(self.saddr)
 
     @property
     def dest(self) -> str:
-        return str(ip_address(self.daddr))
+        return _address(self.daddr)
+
+
+def _address(packed: bytes) -> str:
+    """A fifth of the time that `ipaddress` takes: there may be four million in a table."""
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 class Flow(NamedTuple):

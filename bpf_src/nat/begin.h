@@ -50,8 +50,9 @@ static __always_inline bool nat_plan_backend(struct nat_scratch *s, const struct
 	return true;
 }
 
-/* Give a flow to a service another source where it needs one: backends must answer to us if they are to be asked for by it, if they are the
- * client themselves, and if both are this host (which does not take packets from itself, so that it seems to be the frontend). */
+/* Give a flow to a service another source where it needs one: if the service says so, if the backend is the client itself, if a rule holds for what
+ * it is now (netfilter's POSTROUTING comes behind DNAT, too), and if both are this host, which does not take packets from itself, so that it
+ * seems to be the frontend. */
 static __always_inline void nat_plan_service_source(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at,
 						    const struct nat_frontend *frontend)
 {
@@ -67,16 +68,22 @@ static __always_inline void nat_plan_service_source(hook_ctx *ctx, struct nat_sc
 		plan->flags |= NAT_FLOW_SOURCE;
 		return;
 	}
-	bool hairpin = nat_same_address(s->reply.saddr, view->tuple.saddr);
-	if (!hairpin && !(frontend->flags & NAT_FRONTEND_MASQUERADE))
+	bool wanted = nat_same_address(s->reply.saddr, view->tuple.saddr) || frontend->flags & NAT_FRONTEND_MASQUERADE;
+	if (!wanted && !PYDP_NAT_RULES)
 		return;
 	nat_inverse(&s->to, &s->reply);
 	struct nat_way *way = nat_way_find(ctx, &s->to, at->port->device, view->version, view->protocol, at->now);
 	struct nat_device *device = way && way->ifindex ? nat_device(way->ifindex) : 0;
-	if (device && nat_device_address(device, view->version, s->reply.daddr)) {
-		plan->flags |= NAT_FLOW_SOURCE;
-		plan->ours = 1;
+	if (!device)
+		return;
+	bool ours = wanted ? nat_device_address(device, view->version, s->reply.daddr) :
+			     nat_new_source(&s->to, view->version, device, s->reply.daddr);
+	if (!ours) {
+		__builtin_memcpy(s->reply.daddr, view->tuple.saddr, 16);
+		return;
 	}
+	plan->flags |= NAT_FLOW_SOURCE;
+	plan->ours = 1;
 }
 
 /* Give a flow that is for no service the source that a rule says. What this host sends with an address that others get is noted as well, so

@@ -51,6 +51,7 @@ static __always_inline void nat_decide_forward(hook_ctx *ctx, struct nat_scratch
 	task->verdict = FORWARD_NAT;
 	task->exit = ready ? NAT_EXIT_DIRECT : NAT_EXIT_ROUTED;
 	task->device = way->ifindex;
+	task->longest = way->mtu + ETH_HLEN;
 	task->peer = ready && device && device->flags & NAT_DEVICE_PEER;
 	task->seen = !task->peer && device && device->flags & NAT_DEVICE_PORT;
 	task->header = way->header;

@@ -272,6 +272,7 @@ struct nat_task {
 	__u32 device; /* ifindex to leave by */
 	__u32 peer; /* its peer may be handed the frame at once */
 	__u32 seen; /* a program of this instance sees the packet as it leaves there */
+	__u32 longest; /* bytes of a frame that may leave there */
 	__u32 mtu; /* not 0: the packet is too long for that */
 	__u32 verdict;
 };

@@ -76,7 +76,7 @@ class NatMode(Mode):
             {
                 "nat_ports", "nat_devices", "nat_rules", "nat_locals", *SERVICE_MAPS, "nat_flows", "nat_index",
                 "nat_hand", "nat_counts", "nat_failures", "nat_events", "nat_clients", "nat_pieces", "nat_ways",
-                "nat_scratches", "nat_clocks", "nat_tails", "nat_requests", "nat_cursor",
+                "nat_scratches", "nat_clocks", "nat_recents", "nat_tails", "nat_requests", "nat_cursor",
             }
         ),
         learned=frozenset(
@@ -181,12 +181,17 @@ def _ports(context: Context) -> dict[int, tuple[Any, ...]]:
     """
     found = {}
     for ifindex, slot in context.slots.items():
-        link = context.view.links[ifindex]
-        master = context.view.links.get(link.master)
-        above = master if master and master.kind != "vrf" else link
+        link, above = context.view.links[ifindex], _above(context, ifindex)
         flags = PORT_PRESENT | (0 if above.name in context.defaults.strict else PORT_LOOSE)
         found[slot] = (_mac(link), _mac(above) or _mac(link), ifindex, above.ifindex, flags, 0)
     return found
+
+
+def _above(context: Context, ifindex: int) -> Link:
+    """The device that the routing sees packets of a port come in by."""
+    link = context.view.links[ifindex]
+    master = context.view.links.get(link.master)
+    return master if master and master.kind != "vrf" else link
 
 
 def _mac(link: Link) -> int:
@@ -204,14 +209,17 @@ def _places(context: Context) -> int:
 
 
 def _devices(context: Context) -> dict[int, tuple[Any, ...]]:
-    """struct nat_device by place. Ports come first; what is for a device without a place goes by the stack."""
+    """struct nat_device by place. Ports come first; what is for a device without a place goes by the stack. A bridge
+    counts as a port if one of its own is: what comes and goes by it passes there.
+    """
     places, found = _places(context), dict[int, tuple[Any, ...]]()
+    passed = {_above(context, ifindex).ifindex for ifindex in context.slots} | set(context.slots)
     for ifindex in sorted(context.view.links, key=lambda one: (one not in context.slots, one)):
         link = context.view.links[ifindex]
         if link.loopback:
             continue
         flags = (
-            (DEVICE_PORT if ifindex in context.slots else 0)
+            (DEVICE_PORT if ifindex in passed else 0)
             | (DEVICE_PEER if ifindex in context.peers else 0)
             | (DEVICE_XDP if ifindex in context.takers else 0)
         )

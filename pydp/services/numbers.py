@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from ebpf.errors import MapFull
@@ -111,6 +111,12 @@ class Slots:
             if first is not None:
                 return first, size
         raise MapFull(f"no room for {count} more slots", hint="attach with more --max-slots")
+
+    def expect(self, counts: Iterable[int]) -> None:
+        """Runs of these many slots will be taken: large runs are cut to size at once, as far as there are any."""
+        for size, times in Counter(map(size_of, counts)).items():
+            if times > _CHUNK and (first := self._take(whole := 1 << (times * size).bit_length() - 1)) is not None:
+                self._lists[size] += reversed(range(first, first + whole, size))
 
     def put_back(self) -> None:
         """Write what is left of what was taken from the database. Ends the use of this object."""

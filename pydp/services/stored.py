@@ -185,9 +185,10 @@ class Change:
         new_keys = self._check_names()
         left = [run for old in (*self._before, *self._again) for run in old.runs.values()]
         many("insert or ignore into leaving_run values (?, ?)", left)
-        for one in touched:
-            counts = {name.kind: len(one.slots(name.kind)) for name in one.names}
-            one.runs = {kind: self._slots.take(count) for kind, count in counts.items() if count}
+        counts = [{name.kind: len(one.slots(name.kind)) for name in one.names} for one in touched]
+        self._slots.expect(count for each in counts for count in each.values() if count)
+        for one, each in zip(touched, counts, strict=True):
+            one.runs = {kind: self._slots.take(count) for kind, count in each.items() if count}
         self._remove_old(new_keys)
         rows = [(*one.row[:-1], pack_runs(one.runs)) for one in self._new]
         many(f"insert into service values ({', '.join('?' * len(ServiceRow._fields))})", rows)

@@ -5,6 +5,8 @@ for devices without a program.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from dataclasses import replace
 
 import pytest
@@ -237,6 +239,29 @@ def test_a_port_that_a_container_has(nat: MakeNat, net: Net) -> None:
     check(result, HANDED_ON, leaving(segment(given, "S"), WORLD))
     back = carry(rig, segment(given.inverse, "SA"), WORLD)
     check(back, HANDED_ON, arriving(segment(own.inverse, "SA"), WORLD))
+
+
+def test_a_port_that_neither_a_container_nor_a_socket_has(nat_on: MakeNat, net: Net) -> None:
+    """The only one of ten that no other socket of this host has: answers are to reach the one that asked."""
+    rig = nat_on("tc", options={**MASQUERADE, "ports": "40000-40009"})
+    net.routes(rig)
+    carry(rig, datagram(Ends(net.backend, 1234, net.client, 53)), FIRST)
+    with contextlib.ExitStack() as stack:
+        others = []
+        for port in range(40000, 40010):
+            one = stack.enter_context(socket.socket(family_of(net), socket.SOCK_DGRAM))
+            with contextlib.suppress(OSError):  # somebody else has it, which is as good
+                one.bind(("", port))
+                others.append((port, one))
+        port, one = others[len(others) // 2]
+        one.close()
+        own = Ends(net.own[WORLD], 1234, net.client, 53)
+        result = rig.host(leaving(datagram(own), WORLD), WORLD)
+    check(result, HANDED_ON, leaving(datagram(replace(own, sport=port)), WORLD))
+
+
+def family_of(net: Net) -> int:
+    return socket.AF_INET6 if net.version == 6 else socket.AF_INET
 
 
 def test_a_neighbour_gets_the_frame_as_it_is(nat_on: MakeNat, net: Net) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.datapath.conftest import MakeNat
 from tests.datapath.frames import ICMP, UDP, ICMPv6EchoReply, ICMPv6EchoRequest, Packet, Raw
-from tests.datapath.harness import DROP, PASS
+from tests.datapath.harness import DROP, PASS, ticks_now
 from tests.datapath.nat_net import (
     FIRST,
     NETS,
@@ -28,7 +28,7 @@ from tests.datapath.nat_net import (
     tuple_of,
     unsummed,
 )
-from tests.datapath.nat_rig import Flow, NatRig, ticks_now
+from tests.datapath.nat_rig import Flow, NatRig
 from tests.datapath.rewrite_packets import IPV4, IPV6
 from tests.datapath.rewrite_rig import Ends
 

@@ -54,10 +54,10 @@ class Twin:
 
 
 def _ours(frame: bytes) -> bool:
-    """Neither ARP nor neighbour discovery, which come when they like."""
-    ethertype = frame[12:14]
-    discovery = ethertype == b"\x86\xdd" and frame[20] == 58 and frame[54] in range(133, 138)
-    return ethertype != b"\x08\x06" and not discovery
+    """Neither ARP, nor neighbour discovery, nor reports of multicast listeners, which come when they like."""
+    if frame[12:14] != b"\x86\xdd":
+        return frame[12:14] != b"\x08\x06"
+    return frame[20] != 0 and not (frame[20] == 58 and 133 <= frame[54] <= 137)
 
 
 @pytest.fixture(scope="module")

@@ -222,6 +222,7 @@ def test_ports() -> None:
 
 
 def test_devices_have_the_address_that_masquerading_takes() -> None:
+    """A bridge is passed by what its port carries, and counts as one."""
     instance = made(peers=[VETH], takers=[ETH0, BRIDGE])
     found = {one[0]: one[1:] for one in MODE.entries(*instance)["nat_devices"].values()}
     nothing = (0, 0, 0, 0)
@@ -234,7 +235,7 @@ def test_devices_have_the_address_that_masquerading_takes() -> None:
     assert {ifindex: values[:-1] for ifindex, values in found.items()} == {
         ETH0: (DEVICE_PORT | DEVICE_XDP, v4, v6, 1500),
         VETH: (DEVICE_PORT | DEVICE_PEER, 0, nothing, 9000),
-        BRIDGE: (DEVICE_XDP, address_words(ip_address("10.0.1.1"))[0], nothing, 1500),
+        BRIDGE: (DEVICE_PORT | DEVICE_XDP, address_words(ip_address("10.0.1.1"))[0], nothing, 1500),
         TUN: (0, 0, nothing, 1400),
         VRF: (0, 0, nothing, 0),
         SLAVE: (0, 0, nothing, 1500),

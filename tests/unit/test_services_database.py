@@ -241,6 +241,21 @@ def test_slots_are_given_out_once(database: Database, clock: Clock) -> None:
         assert Slots(connection).take(total) == (0, total)
 
 
+@pytest.mark.parametrize("times", [64, 65, 200, 333])
+def test_slots_that_are_expected(database: Database, times: int) -> None:
+    """They are cut to size at once, and what is left of them is not lost."""
+    with database.transaction() as connection:
+        slots = Slots(connection)
+        slots.reset(1024)
+        slots.expect([3] * times)
+        taken = [slots.take(3) for _ in range(min(times, 256))]
+        assert len({first for first, _ in taken}) == min(times, 256)
+        slots.put_back()
+        free = connection.execute("select first, size from room").fetchall()
+    places = [place for first, size in [*taken, *free] for place in range(first, first + size)]
+    assert sorted(places) == list(range(1024))
+
+
 def test_slots_wait(database: Database, clock: Clock) -> None:
     with database.transaction() as connection:
         slots = Slots(connection)

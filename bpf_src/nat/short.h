@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// The short way of packets whose flow was just seen, on XDP: plain IPv4, TCP in the middle of a connection or UDP with a checksum.
+//
+// Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for a
+// few jiffies, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. What is compared is
+// gathered before the one branch: each way out costs clang some ten stores before it.
+
+enum nat_short_limit {
+	NAT_SHORT_PLACES = 4096, /* records of a CPU, a power of two */
+	NAT_SHORT_SHIFT = 2, /* jiffies to instants: 4 ms with HZ 1000, 16 ms with HZ 250 */
+	NAT_SHORT_READ = ETH_HLEN + 20 + 18, /* bytes of a frame that are looked at: to the end of a TCP checksum */
+	NAT_SHORT_AGE = 0xfffe, /* what one less does to the word that TTL and protocol are in */
+};
+
+struct nat_recent {
+	__u64 addresses; /* source, then destination */
+	__u64 rest; /* ports, protocol, slot */
+	__u64 mac; /* that it comes in for */
+	__u64 stamp; /* the instant that it is good for; 0 for none */
+	__u64 to_addresses;
+	struct ethernet header; /* towards the next hop */
+	__u32 to_ports;
+	__u32 egress; /* ifindex */
+	__u32 network; /* what the checksum of the IP header changes by, folded */
+	__u32 transport; /* what that of TCP or UDP changes by */
+	__u32 longest; /* bytes of a frame that may leave there */
+	__u32 way; /* direction in the flow */
+	__u32 backend; /* as in the flow */
+	__u32 generation;
+};
+
+/* Written by the datapath. */
+BPF_TABLE("percpu_array", __u32, struct nat_recent, nat_recents, NAT_SHORT_PLACES);
+
+/* This instant; never 0. */
+static __always_inline __u64 nat_instant(void)
+{
+	return (bpf_jiffies64() >> NAT_SHORT_SHIFT) + 1;
+}
+
+static __always_inline struct nat_recent *nat_recent(__u64 addresses, __u64 rest)
+{
+	__u64 hash = (addresses * 0x9e3779b97f4a7c15ULL) ^ (rest * 0xd6e8feb86659fd93ULL);
+	__u32 place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1);
+	return nat_recents.lookup(&place);
+}
+
+static __always_inline __u64 nat_recent_rest(__u32 ports, __u8 protocol, __u32 slot)
+{
+	return ports | (__u64)protocol << 32 | (__u64)slot << 40;
+}
+
+/* What a sum of 16-bit words changes by when these words do. */
+static __always_inline __u32 nat_change(__u64 from, __u64 to)
+{
+	return checksum_fold((__u64)(__u32)~from + (__u32) ~(from >> 32) + (__u32)to + (to >> 32));
+}
+
+/* Keep what the long way found out about a packet of FLOW that it sent out directly. */
+static __always_inline void nat_keep(struct nat_scratch *s, const struct packet *packet, const struct nat_found *found,
+				     __u32 slot)
+{
+	const struct tuple_view *view = &s->view;
+	const struct nat_flow *flow = found->flow;
+	bool steady = view->protocol == IP_TCP ? flow->state == NAT_STATE_ESTABLISHED : view->protocol == IP_UDP;
+	if (PYDP_NAT_ACCOUNTING || s->task.exit != NAT_EXIT_DIRECT || !steady || view->version != 4 || view->first ||
+	    view->transport - view->network != 20 || view->network != ETH_HLEN)
+		return;
+	const struct nat_tuple *from = &view->tuple, *to = &s->to;
+	__u64 addresses = from->saddr[0] | (__u64)from->daddr[0] << 32,
+	      given = to->saddr[0] | (__u64)to->daddr[0] << 32;
+	__u32 ports = tuple_ports(from), given_ports = tuple_ports(to);
+	__u64 rest = nat_recent_rest(ports, view->protocol, slot);
+	struct nat_recent *recent = nat_recent(addresses, rest);
+	if (!recent)
+		return;
+	__u32 change = nat_change(addresses, given);
+	recent->stamp = 0;
+	recent->addresses = addresses;
+	recent->rest = rest;
+	recent->mac = packet->dest;
+	recent->to_addresses = given;
+	recent->header = s->task.header;
+	recent->header.ethertype = bpf_htons(ETH_P_IP);
+	recent->to_ports = given_ports;
+	recent->egress = s->task.device;
+	recent->network = change + NAT_SHORT_AGE;
+	recent->transport = checksum_fold((__u64)change + (__u32)~ports + given_ports);
+	recent->longest = s->task.longest;
+	recent->way = found->way;
+	recent->backend = flow->backend;
+	recent->generation = flow->generation;
+	recent->stamp = nat_instant();
+}
+
+/* Count a packet of LENGTH bytes for the backend that RECENT is about. False if the counter was another's. */
+static __always_inline bool nat_recent_count(const struct nat_recent *recent, __u32 length)
+{
+	__u32 number = recent->backend - 1;
+	if (!recent->backend)
+		return true;
+	struct nat_count *count = nat_counts.lookup(&number);
+	if (!count || count->owner != recent->generation)
+		return false;
+	if (recent->way) {
+		count->received_packets++;
+		count->received_bytes += length;
+	} else {
+		count->sent_packets++;
+		count->sent_bytes += length;
+	}
+	return true;
+}
+
+/* Translate and send on a packet whose flow this CPU has just seen. PASS_UNCLAIMED: the long way is to have it, untouched. */
+static __always_inline enum verdict nat_short(hook_ctx *ctx, struct packet *packet, __u32 slot)
+{
+	void *data = hook_data(ctx), *ip = data + ETH_HLEN;
+	if (packet->ethertype != bpf_htons(ETH_P_IP) || packet->tags || data + NAT_SHORT_READ > hook_data_end(ctx))
+		return PASS_UNCLAIMED;
+	__u32 first = *(__u32 *)ip, pieces = *(__u32 *)(ip + 4), third = *(__u32 *)(ip + 8),
+	      ports = *(__u32 *)(ip + 20);
+	__u64 addresses = *(__u32 *)(ip + 12) | (__u64) * (__u32 *)(ip + 16) << 32;
+	__u8 protocol = third >> 8;
+	const bool tcp = protocol == IP_TCP;
+	__u16 *checks = ip + 20;
+	__u16 check = tcp ? checks[8] : checks[3];
+	__u32 flags = tcp ? *(__u8 *)(ip + 33) & (TCP_SYN | TCP_FIN | TCP_RST) : !check;
+	__u32 length = bpf_ntohs(first >> 16);
+	__u64 rest = nat_recent_rest(ports, protocol, slot);
+	struct nat_recent *recent = nat_recent(addresses, rest);
+	if (!recent)
+		return PASS_UNCLAIMED;
+	__u64 differs = (recent->addresses ^ addresses) | (recent->rest ^ rest) | (recent->mac ^ packet->dest) |
+			(recent->stamp ^ nat_instant());
+	differs |= (first & 0xff) ^ 0x45;
+	differs |= pieces & bpf_htons(0x3fff) << 16;
+	differs |= flags | (third & 0xff) < 2;
+	differs |= packet->length > recent->longest || length + ETH_HLEN > packet->length || length < 28;
+	if (differs || !nat_recent_count(recent, packet->length))
+		return PASS_UNCLAIMED;
+	__u32 old = third >> 16;
+	__u16 sum = ~checksum_fold((__u64)(__u16)~old + recent->network);
+	__u16 fixed = ~checksum_fold((__u64)(__u16)~check + recent->transport);
+	fixed = fixed || tcp ? fixed : 0xffff;
+	__u64 given = recent->to_addresses;
+	struct ethernet header = recent->header;
+	ethernet_write(data, &header);
+	*(__u64 *)(ip + 8) = ((third - 1) & 0xffff) | (__u32)sum << 16 | given << 32;
+	*(__u32 *)(ip + 16) = given >> 32;
+	*(__u32 *)(ip + 20) = recent->to_ports;
+	if (tcp)
+		checks[8] = fixed;
+	else
+		checks[3] = fixed;
+	packet->egress = recent->egress;
+	return FORWARD_NAT;
+}
