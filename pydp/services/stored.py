@@ -102,7 +102,8 @@ def numbers_of(connection: sqlite3.Connection, names: Iterable[str] | None = Non
     """Numbers of services by name; of all, or of those of these NAMES that there are."""
     wanted = None if names is None else list(names)
     if wanted is None or len(wanted) > _FEW:
-        return dict(connection.execute("select name, number from service").fetchall())
+        there = dict(connection.execute("select name, number from service").fetchall())
+        return there if wanted is None else {name: there[name] for name in wanted if name in there}
     query = "select number from service where name = ?"
     rows = [(name, connection.execute(query, (name,)).fetchone()) for name in wanted]
     return {name: row[0] for name, row in rows if row}
