@@ -6,7 +6,7 @@
 // fragmented, or has no next hop yet, with the VTEP in the tunnel metadata; and what comes in and is not plain arrives there once the stack
 // is through with it. In the adopting form (PYDP_VXLAN_ADOPTED) these are the kernel's own vxlan devices and their bridges.
 
-#include "lib/recent.h"
+#include "vxlan/recent.h"
 
 #define FDB_STAGE   STAGE_VXLAN
 #define FDB_CHANGED recent_forget
@@ -16,6 +16,7 @@
 #include "lib/hop.h"
 #include "lib/neighbour.h"
 #include "lib/outer.h"
+#include "lib/plain.h"
 #include "lib/table.h"
 #include "lib/too_big.h"
 #include "lib/tunnel.h"

@@ -186,15 +186,16 @@ static __always_inline bool ipip_relay(hook_ctx *ctx, struct packet *packet, con
 	    ipip_piece(ctx, read, IPIP_ROOM) + IPIP_ROOM > path_mtu(path, hop->mtu, now))
 		return false;
 	struct inner inner = { .tos = (read->tos & ~ECN_MASK) | ecn, .ttl = read->ttl - 1, .df = read->df };
+	const bool df = outer_df(PYDP_IPIP_FLAGS, &inner);
 	struct outer outer = {
 		.saddr = local,
 		.daddr = peer->address,
 		.payload = payload,
-		.id = hop->id,
+		.id = df ? 0 : hop->id,
 		.tos = outer_tos(PYDP_IPIP_FLAGS, PYDP_IPIP_TOS, &inner),
 		.ttl = outer_ttl(PYDP_IPIP_FLAGS, PYDP_IPIP_TTL, PYDP_TUNNEL_TTL, &inner),
 		.protocol = PYDP_IPIP_PROTOCOL,
-		.df = outer_df(PYDP_IPIP_FLAGS, &inner),
+		.df = df,
 	};
 	struct ethernet header = hop->header;
 	void *data = hook_data(ctx), *at = data + ETH_HLEN + IPIP_ROOM;
@@ -213,7 +214,8 @@ static __always_inline bool ipip_relay(hook_ctx *ctx, struct packet *packet, con
 
 /* Send the inner packet on, or leave it to the stack; ROOM bytes of outer headers are in front of it, ECN is what it becomes. */
 static __always_inline enum verdict ipip_deliver(hook_ctx *ctx, struct packet *packet, const struct inner_packet *inner,
-						 const struct ipip_outer *outer, __u32 behind, __u32 room, __u8 ecn)
+						 const struct ipip_outer *outer, __u32 slot, __u32 behind, __u32 room,
+						 __u8 ecn, __u64 stamp)
 {
 	__u32 now = ipip_now();
 	if (!PYDP_IPIP_ADOPTED && room == IPIP_ROOM && ipip_relay(ctx, packet, inner, behind, outer->length, ecn, now))
@@ -234,6 +236,8 @@ static __always_inline enum verdict ipip_deliver(hook_ctx *ctx, struct packet *p
 		header = way->hop.header;
 		packet->egress = out->ifindex;
 		packet->peer = out->flags & IPIP_VETH_PEER;
+		if (IPIP_AGAIN && !behind && !ipip_find(inner->daddr)) /* what is for a peer may have come from it */
+			ipip_keep(packet, slot, inner->daddr[0], &way->hop, way->hop.mtu, stamp);
 	}
 	header.ethertype = ipip_ethertype(PYDP_IPIP_INNER6);
 	if (!ipip_unwrap(ctx, room, &header))
@@ -242,7 +246,7 @@ static __always_inline enum verdict ipip_deliver(hook_ctx *ctx, struct packet *p
 }
 
 /* In by the underlay. */
-static __always_inline enum verdict ipip_arriving(hook_ctx *ctx, struct packet *packet, __u32 slot)
+static __always_inline enum verdict ipip_arriving(hook_ctx *ctx, struct packet *packet, __u32 slot, __u64 stamp)
 {
 	struct ipip_outer outer = {};
 	struct inner_packet inner = {};
@@ -286,8 +290,10 @@ static __always_inline enum verdict ipip_arriving(hook_ctx *ctx, struct packet *
 	__u8 ecn = inner_ecn(outer.tos, inner.tos);
 	if (ecn == ECN_LOST)
 		return DROP_ECN;
-	verdict = ipip_deliver(ctx, packet, &inner, &outer, behind, room, ecn);
+	verdict = ipip_deliver(ctx, packet, &inner, &outer, slot, behind, room, ecn, stamp);
 	if (verdict == FORWARD_DECAP || verdict == PASS_DECAP || verdict == FORWARD_ENCAP)
 		ipip_count_received(index, peer->owner, inner.length);
+	if (IPIP_AGAIN && verdict == FORWARD_DECAP)
+		ipip_keep_source(inner.saddr[0], outer.saddr[0], index, stamp);
 	return verdict;
 }

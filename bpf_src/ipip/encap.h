@@ -32,7 +32,7 @@ static __always_inline bool ipip_wrap(hook_ctx *ctx, const struct ipip_peer *pee
 		.saddr = local,
 		.daddr = peer->address,
 		.payload = IPIP_GRE_SIZE + out->length,
-		.id = hop->id,
+		.id = out->df ? 0 : hop->id, /* RFC 6864 4.1 */
 		.tos = outer_tos(PYDP_IPIP_FLAGS, PYDP_IPIP_TOS, inner),
 		.ttl = outer_ttl(PYDP_IPIP_FLAGS, PYDP_IPIP_TTL, PYDP_TUNNEL_TTL, inner),
 		.protocol = PYDP_IPIP_PROTOCOL,
@@ -128,7 +128,7 @@ static __always_inline enum verdict ipip_leaving(hook_ctx *ctx, struct packet *p
 }
 
 /* In by a port: what is for a peer goes there without the stack, which has the rest. */
-static __always_inline enum verdict ipip_from_port(hook_ctx *ctx, struct packet *packet, __u32 slot)
+static __always_inline enum verdict ipip_from_port(hook_ctx *ctx, struct packet *packet, __u32 slot, __u64 stamp)
 {
 	struct ipip_port *in = ipip_ports.lookup(&slot);
 	if (!in || packet->ethertype != ipip_ethertype(PYDP_IPIP_INNER6) || packet->tags || packet->dest != in->mac)
@@ -163,12 +163,15 @@ static __always_inline enum verdict ipip_from_port(hook_ctx *ctx, struct packet 
 				.aged = 1,
 				.there = 1 };
 	__u32 piece = hook_is_gso(ctx) ? inner_length(ctx, packet, &inner) : read.length;
-	if (piece + IPIP_ROOM > path_mtu(path, hop->mtu, now))
+	__u32 mtu = path_mtu(path, hop->mtu, now);
+	if (piece + IPIP_ROOM > mtu)
 		return PUNT_TOO_BIG;
 	if (!ipip_wrap(ctx, peer, hop, &inner, &out))
 		return PUNT_ERROR;
 	ipip_count_sent(index, peer->owner, out.length);
 	packet->egress = hop->ifindex;
+	if (IPIP_AGAIN_IN)
+		ipip_keep_peer(packet, slot, read.daddr[0], hop, mtu - IPIP_ROOM, peer, index, stamp);
 	return FORWARD_ENCAP;
 }
 

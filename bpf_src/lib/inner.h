@@ -81,6 +81,13 @@ static __always_inline void inner_set_ecn(void *at, const bool ipv6, __u8 ecn)
 	}
 }
 
+/* TTL, protocol and checksum of an IPv4 header (its third word) with one less TTL, which is not 0 (RFC 1624; what checksum_replace() gives). */
+static __always_inline __be32 inner_aged(__be32 word)
+{
+	/* The checksum is one more, and one more than that if that makes 0xffff or carries. */
+	return word + 0xffff + (((word >> 16) + 2) & 0x10000);
+}
+
 /* Take one from the TTL of the header at AT, which was checked. */
 static __always_inline void inner_age(void *at, const bool ipv6)
 {
@@ -88,8 +95,7 @@ static __always_inline void inner_age(void *at, const bool ipv6)
 		((struct ipv6hdr *)at)->hop_limit--;
 		return;
 	}
-	/* TTL, protocol and checksum in one word: reading back what was written in parts would wait for it. */
-	__be32 *word = at + 8, old = *word;
-	__u16 after = old - 1, check = old >> 16;
-	*word = after | (__u32)checksum_replace(check, old, after) << 16;
+	/* In one word: reading back what was written in parts would wait for it. */
+	__be32 *word = at + 8;
+	*word = inner_aged(*word);
 }

@@ -1,96 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// What a CPU has found out lately about senders and destinations, so that their next packets need not have it found out again.
+// What a CPU has found out lately, so that the next packets need not have it found out again: where and for how long it is kept.
 //
-// A record is good for the instant of its stamp: a few jiffies, or until somebody calls recent_forget(), on whichever CPU. So what goes by
-// time, such as ages and next hops, is seen to by the long way once an instant, and what changes of a sudden is known at once. Who makes a record
-// takes the stamp before it reads what the record is made from. Two keys that meet at one place take turns there.
+// A record is good for the instant of its stamp, a few jiffies. So what goes by time, such as ages and next hops, is seen to by the long way
+// once an instant. Who makes a record takes the stamp before it reads what the record is made from. Two keys that meet at one place take turns
+// there.
 
 enum recent_limit {
 	RECENT_PLACES = 4096, /* records of a kind and CPU, a power of two */
 	RECENT_SHIFT = 2, /* jiffies to instants: 4 ms with HZ 1000, 16 ms with HZ 250, 40 ms with HZ 100 */
 };
 
-/* A sender of which nothing is left to be learned, and whose packets are let in. */
-struct recent_sender {
-	__u64 address;
-	__u64 door; /* where its packets come in: slot of a port, or key of a VTEP (struct table_bucket) */
-	__u64 stamp;
-	__u32 segment;
-	__u32 index; /* of the VTEP */
-};
-
-/* A destination, and how to get there. */
-struct recent_target {
-	__u64 address; /* with the segment */
-	__u64 stamp;
-	__u32 egress; /* ifindex */
-	__u32 longest; /* bytes of a packet as it comes in that may go there */
-	__u32 index; /* of the VTEP; the rest is for it, too */
-	__u16 low; /* source ports: from here */
-	__u16 high; /* up to here, not included */
-	__u64 words[7]; /* outer headers, with 0 for what differs between packets */
-	__u64 sum; /* of the outer IPv4 header as it stands there */
-};
-
-/* Written by the datapath: how often all had to be forgotten, in units of RECENT_CHANGE. */
-BPF_TABLE("array", __u32, __u64, recent_changes, 1);
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct recent_sender, recent_senders, RECENT_PLACES);
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct recent_target, recent_targets, RECENT_PLACES);
-
-#define RECENT_CHANGE (1ULL << 40) /* beyond what jiffies get to */
-
-/* The stamp of this instant; never 0, which an empty record has. */
-static __always_inline __u64 recent_stamp(void)
+/* This instant; never 0, which an empty record has. */
+static __always_inline __u64 recent_instant(void)
 {
-	__u32 zero = 0;
-	volatile __u64 *changes = recent_changes.lookup(&zero);
-	return (bpf_jiffies64() >> RECENT_SHIFT) + (changes ? *changes : 0);
-}
-
-/* Make every CPU's records void: to be called when what they were made from has changed. */
-static __always_inline void recent_forget(void)
-{
-	__u32 zero = 0;
-	__u64 *changes = recent_changes.lookup(&zero);
-	if (changes)
-		__sync_fetch_and_add(changes, RECENT_CHANGE);
+	return bpf_jiffies64() >> RECENT_SHIFT;
 }
 
 static __always_inline __u32 recent_place(__u64 key)
 {
 	return key * 0x9e3779b97f4a7c15ULL >> 40 & (RECENT_PLACES - 1);
-}
-
-/* The place of a sender's record, which may be another's or out of date. */
-static __always_inline struct recent_sender *recent_sender_place(__u64 address, __u64 door)
-{
-	__u32 place = recent_place(address + door);
-	return recent_senders.lookup(&place);
-}
-
-/* The record of a sender, or null. */
-static __always_inline struct recent_sender *recent_sender(__u64 address, __u64 door, __u64 stamp)
-{
-	struct recent_sender *sender = recent_sender_place(address, door);
-	if (!sender || (sender->address ^ address) | (sender->door ^ door) | (sender->stamp ^ stamp))
-		return 0;
-	return sender;
-}
-
-/* The place of a destination's record, which may be another's or out of date. */
-static __always_inline struct recent_target *recent_target_place(__u64 address)
-{
-	__u32 place = recent_place(address);
-	return recent_targets.lookup(&place);
-}
-
-/* The record of a destination to which LENGTH bytes may go, or null. */
-static __always_inline struct recent_target *recent_target(__u64 address, __u64 stamp, __u32 length)
-{
-	struct recent_target *target = recent_target_place(address);
-	if (!target || (target->address ^ address) | (target->stamp ^ stamp) || length > target->longest)
-		return 0;
-	return target;
 }

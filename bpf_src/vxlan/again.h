@@ -70,8 +70,8 @@ static __always_inline void vxlan_keep_vtep(hook_ctx *ctx, const struct packet *
 	target->words[4] = words[4] & 0x0000ffff0000ffffULL;
 	target->words[5] = words[5];
 	target->words[6] = words[6];
-	target->sum = (target->words[1] >> 48) + (target->words[2] >> 32) + (target->words[3] >> 32) +
-		      (target->words[3] & 0xffffffff) + (target->words[4] & 0xffff);
+	target->sum = checksum_fold((target->words[1] >> 48) + (target->words[2] >> 32) + (target->words[3] >> 32) +
+				    (target->words[3] & 0xffffffff) + (target->words[4] & 0xffff));
 	target->stamp = stamp;
 }
 
@@ -97,7 +97,7 @@ static __always_inline enum verdict vxlan_encap_again(hook_ctx *ctx, struct pack
 	__u64 tos = (__u64)outer_tos(0, 0, &inner) << 8, id = bpf_htons(hop->id++);
 	__u64 length = bpf_htons(packet->length + VXLAN_ROOM - ETH_HLEN), udp_length = bpf_htons(packet->length + 16);
 	__u64 sport = bpf_htons(flow_source_port(hash, target->low, target->high));
-	__u16 check = ~checksum_fold(target->sum + tos + length + id);
+	__u64 check = plain_check(target->sum + tos + length + id);
 	if (!hook_open(ctx, VXLAN_ROOM, 0))
 		return PUNT_ERROR;
 	__u64 *words = hook_data(ctx);
@@ -122,15 +122,12 @@ static __always_inline enum verdict vxlan_encap_again(hook_ctx *ctx, struct pack
 /* What of the packet at DATA, which has VXLAN_FIRST bytes, is other than that of a plain one for this end of the tunnels; 0 for nothing. */
 static __always_inline __u64 vxlan_not_plain(const void *data, const struct packet *packet, __u64 mac)
 {
-	const struct iphdr *ip = data + ETH_HLEN;
-	const __be32 *words = data + ETH_HLEN;
+	const __be32 *ip = data + ETH_HLEN;
 	__u32 length = packet->length - ETH_HLEN;
-	return (packet->dest ^ mac) | packet->tags | (packet->ethertype ^ bpf_htons(ETH_P_IP)) |
-	       ((words[0] & 0xff) ^ 0x45) | (ip->tos & ECN_ECT1) /* congestion */ | (ip->tot_len ^ bpf_htons(length)) |
-	       (ip->frag_off & bpf_htons(0x3fff)) | (ip->protocol ^ IP_UDP) | (ip->daddr ^ PYDP_TUNNEL_LOCAL0) |
-	       (checksum_fold(checksum_ipv4(ip)) ^ 0xffff) | ((words[5] >> 16) ^ bpf_htons(PYDP_VXLAN_PORT)) |
-	       (words[6] ^ bpf_htons(length - OUTER_SIZE)) /* no UDP checksum */ | (words[7] ^ bpf_htonl(VXLAN_FLAGS)) |
-	       (words[8] & bpf_htonl(0xff));
+	return (packet->dest ^ mac) | plain_frame(data, true) | plain_length(ip, length) | plain_whole(ip, IP_UDP) |
+	       plain_checksum(ip) | (ip[4] ^ PYDP_TUNNEL_LOCAL0) | ((ip[5] >> 16) ^ bpf_htons(PYDP_VXLAN_PORT)) |
+	       (ip[6] ^ bpf_htons(length - OUTER_SIZE)) /* no UDP checksum */ | (ip[7] ^ bpf_htonl(VXLAN_FLAGS)) |
+	       (ip[8] & bpf_htonl(0xff));
 }
 
 /* A packet from a VTEP with a frame for a port. PASS_UNCLAIMED: the long way. */

@@ -74,7 +74,7 @@ def test_from_a_port_into_the_tunnel(make: MakeIpip, net: Net) -> None:
     result = rig.sent("port", net.frame(packet, PORT, STATION), net.ends[1])
     assert (result.verdict, result.action) == ("FORWARD_ENCAP", REDIRECT)
     assert result.frame == net.sent(aged(packet), ttl=63)
-    assert rig.counts(net.ends[1]) == (1, len(packet), 0, 0)
+    assert rig.counts(net.ends[1]) == (2, 2 * len(packet), 0, 0)
     assert rig.counts(net.ends[2]) == (0, 0, 0, 0)
 
 
@@ -84,7 +84,7 @@ def test_on_the_way_out_into_the_tunnel(make: MakeIpip, net: Net) -> None:
     result = rig.sent("leaving", frame, net.ends[1])
     assert (result.verdict, result.action) == ("PASS_ENCAP", PASS)
     assert result.frame == net.sent(packet)
-    assert rig.counts(net.ends[1]) == (1, len(packet), 0, 0)
+    assert rig.counts(net.ends[1]) == (2, 2 * len(packet), 0, 0)
 
 
 def test_the_stacks_next_hop_will_do(make: MakeIpip, net: Net) -> None:
@@ -93,11 +93,7 @@ def test_the_stacks_next_hop_will_do(make: MakeIpip, net: Net) -> None:
     result = rig.send("leaving", net.frame(packet, THERE, HERE))
     mapped = net.inner6 and not net.outer6
     assert (result.verdict, result.action) == (("FORWARD_ENCAP", REDIRECT) if mapped else ("PASS_ENCAP", PASS))
-    expected = Ether(net.sent(packet, id=0) if not net.outer6 else net.sent(packet))
-    got = Ether(result.frame)
-    if not net.outer6:  # numbers begin at random
-        got[IP].id, got[IP].chksum, expected[IP].chksum = 0, 0, 0
-    assert bytes(got) == bytes(expected)
+    assert result.frame == net.sent(packet)
 
 
 def test_a_peer_behind_another_device(make: MakeIpip, net: Net) -> None:
@@ -119,7 +115,7 @@ def test_out_of_the_tunnel_to_a_port(make: MakeIpip, net: Net) -> None:
     result = rig.delivered(net.received(packet), net.near)
     assert (result.verdict, result.action) == ("FORWARD_DECAP", REDIRECT)
     assert result.frame == net.frame(aged(packet), STATION, PORT)
-    assert rig.counts(net.ends[1]) == (0, 0, 1, len(packet))
+    assert rig.counts(net.ends[1]) == (0, 0, 2, 2 * len(packet))
 
 
 def test_from_one_peer_to_another(make: MakeIpip, net: Net) -> None:
@@ -129,8 +125,8 @@ def test_from_one_peer_to_another(make: MakeIpip, net: Net) -> None:
     assert (result.verdict, result.action) == ("FORWARD_ENCAP", REDIRECT)
     marked = aged(net.inner(dst=net.farther, tos=0x2B))
     assert result.frame == net.sent(marked, dst=other, ttl=63, tos=2)
-    assert rig.counts(peer) == (0, 0, 1, len(packet))
-    assert rig.counts(other) == (1, len(packet), 0, 0)
+    assert rig.counts(peer) == (0, 0, 2, 2 * len(packet))
+    assert rig.counts(other) == (2, 2 * len(packet), 0, 0)
     rig.forget()
     result = rig.send("arriving", net.received(packet))  # no way known: the stack tries
     assert (result.verdict, result.frame) == ("PASS_DECAP", net.frame(packet, HERE, THERE))
@@ -380,6 +376,7 @@ def test_what_a_port_leaves_to_the_stack(make: MakeIpip, net: Net) -> None:
     left(net.outgoing(size=room + 1), "PUNT_TOO_BIG")
     fits = net.frame(net.outgoing(size=room), PORT, STATION)
     assert rig.sent("port", fits, peer).verdict == "FORWARD_ENCAP"
+    rig.forget()
     assert rig.sent("port", fits, peer, mtu=1499).verdict == "PUNT_TOO_BIG"
     for source in ("fe80::1", "ff02::1", "::1") if net.inner6 else ("127.0.0.1", "224.0.0.1", "0.0.0.0"):
         left(net.inner(source, net.far), "PUNT_HEADER")
@@ -546,10 +543,6 @@ def test_the_kernels_device_keeps_what_is_not_for_ports(hook: str) -> None:
         untouched(rig, net.received(b"\0" * 40), "PUNT_ROUTE")
         untouched(rig, net.received(packet, src="192.0.2.9"), "PUNT_VTEP")
         result = rig.delivered(net.received(packet), net.near)
-        for _ in range(50):
-            if result.verdict == "FORWARD_DECAP":
-                break
-            result = rig.delivered(net.received(packet), net.near)
         assert result.frame == net.frame(aged(packet), STATION, PORT)
         out = net.outgoing()
         result = rig.sent("port", net.frame(out, PORT, STATION), "192.0.2.2")
