@@ -56,17 +56,17 @@ static __always_inline __u32 nat_change(__u64 from, __u64 to)
 	return checksum_fold((__u64)(__u32)~from + (__u32) ~(from >> 32) + (__u32)to + (to >> 32));
 }
 
-/* Keep what the long way found out about a packet of FLOW that it sent out directly. */
+/* Keep what the long way found out about a packet of FLOW that it sent out directly. From a packet that ends its side of a connection on that side
+ * goes the long way, which follows the states. */
 static __always_inline void nat_keep(struct nat_scratch *s, const struct packet *packet, const struct nat_found *found,
 				     __u32 slot)
 {
 	const struct tuple_view *view = &s->view;
 	const struct nat_flow *flow = found->flow;
-	bool steady = view->protocol == IP_TCP ? flow->state == NAT_STATE_ESTABLISHED : view->protocol == IP_UDP;
-	if (PYDP_NAT_ACCOUNTING || s->task.exit != NAT_EXIT_DIRECT || !steady || view->version != 4 || view->first ||
-	    view->transport - view->network != 20 || view->network != ETH_HLEN)
-		return;
 	const struct nat_tuple *from = &view->tuple, *to = &s->to;
+	bool steady = view->protocol == IP_TCP ? flow->state == NAT_STATE_ESTABLISHED : view->protocol == IP_UDP;
+	if (PYDP_NAT_ACCOUNTING || view->version != 4)
+		return;
 	__u64 addresses = from->saddr[0] | (__u64)from->daddr[0] << 32,
 	      given = to->saddr[0] | (__u64)to->daddr[0] << 32;
 	__u32 ports = tuple_ports(from), given_ports = tuple_ports(to);
@@ -74,8 +74,11 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	struct nat_recent *recent = nat_recent(addresses, rest);
 	if (!recent)
 		return;
-	__u32 change = nat_change(addresses, given);
 	recent->stamp = 0;
+	if (s->task.exit != NAT_EXIT_DIRECT || !steady || view->first || view->transport - view->network != 20 ||
+	    view->network != ETH_HLEN)
+		return;
+	__u32 change = nat_change(addresses, given);
 	recent->addresses = addresses;
 	recent->rest = rest;
 	recent->mac = packet->dest;

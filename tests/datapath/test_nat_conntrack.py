@@ -81,6 +81,8 @@ def one_cpu() -> Iterator[None]:
 def say(rig: NatRig, net: Net, segments: str) -> None:
     """Segments of one connection; each has to be sent on translated."""
     for one in segments.split():
+        if "R" in one:
+            rig.pause()  # the short way of the other side goes on for so long
         if one[0] == ">":
             check_forwarded(rig, segment(net.asked, one[1:]), WORLD, segment(net.given, one[1:]), FIRST)
         else:

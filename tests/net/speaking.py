@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from pydp.lab import Namespace
 
-PATIENCE = 3.0  # seconds
+PATIENCE = 10.0  # seconds, on a machine that has much else to do
 _CHUNK = 1 << 18
 
 
