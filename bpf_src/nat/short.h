@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // The short way of packets whose flow was just seen, on XDP: plain IPv4, TCP in the middle of a connection or UDP with a checksum.
 //
-// Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for a
-// few jiffies, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. What is compared is
+// Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for
+// a tick, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. What is compared is
 // gathered before the one branch: each way out costs clang some ten stores before it.
 
 enum nat_short_limit {
 	NAT_SHORT_PLACES = 4096, /* records of a CPU, a power of two */
-	NAT_SHORT_SHIFT = 2, /* jiffies to instants: 4 ms with HZ 1000, 16 ms with HZ 250 */
 	NAT_SHORT_READ = ETH_HLEN + 20 + 18, /* bytes of a frame that are looked at: to the end of a TCP checksum */
 	NAT_SHORT_AGE = 0xfffe, /* what one less does to the word that TTL and protocol are in */
 };
@@ -32,10 +31,10 @@ struct nat_recent {
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, struct nat_recent, nat_recents, NAT_SHORT_PLACES);
 
-/* This instant; never 0. */
+/* This instant: a tick of 16.8 ms; never 0. */
 static __always_inline __u64 nat_instant(void)
 {
-	return (bpf_jiffies64() >> NAT_SHORT_SHIFT) + 1;
+	return (__u64)nat_now() + 1;
 }
 
 static __always_inline struct nat_recent *nat_recent(__u64 addresses, __u64 rest)
