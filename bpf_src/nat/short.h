@@ -95,14 +95,16 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	recent->stamp = nat_instant();
 }
 
-/* Count a packet of LENGTH bytes for the backend that RECENT is about. False if the counter was another's. */
+/* Count a packet of LENGTH bytes for the backend that RECENT is about. False if that is drained or gone, or the counter was another's. */
 static __always_inline bool nat_recent_count(const struct nat_recent *recent, __u32 length)
 {
 	__u32 number = recent->backend - 1;
 	if (!recent->backend)
 		return true;
 	struct nat_count *count = nat_counts.lookup(&number);
-	if (!count || count->owner != recent->generation)
+	struct nat_backend *backend = nat_backends.lookup(&number);
+	if (!count || !backend || !nat_backend_takes(backend) ||
+	    (count->owner ^ recent->generation) | (backend->generation ^ recent->generation))
 		return false;
 	if (recent->way) {
 		count->received_packets++;
