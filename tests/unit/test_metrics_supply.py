@@ -136,6 +136,7 @@ def test_rules_are_read_by_the_end_with_rights(
 ) -> None:
     found = [NatRules("iptables", "dnat", 3, 1 << 40), NatRules("nftables", "redirect", 1, 0)]
     monkeypatch.setattr(supply, "read_nat_rules", lambda: found)
+    assert both[0].rules() == found
     before = descriptors()
     assert both[0].rules() == found
     assert both[0].rules() == found
