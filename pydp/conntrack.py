@@ -23,7 +23,7 @@ from pydp.datapath.change import run_requests
 from pydp.datapath.reader import Reader, coarse_clock
 from pydp.datapath.specs import compare_layouts
 from pydp.datapath.state import Instance
-from pydp.errors import NothingAttached, UsageError
+from pydp.errors import UsageError
 from pydp.modes import MODES
 from pydp.modes.fdb import TICK
 
@@ -228,7 +228,7 @@ def end_flows(datapath: Datapath, name: str, wanted: Filter | None = None) -> Ce
     """
     gone = [0, 0]
     with datapath.store.locked():
-        instance = instance_of(datapath, name)
+        instance = datapath.of_mode("nat", name)
         _check(instance, "nat_requests", _REQUEST)
         with Reader.open(datapath) as reader, datapath.controlling(instance) as (program, requests, cursor):
             found = flows(reader, instance, wanted)
@@ -240,19 +240,6 @@ def end_flows(datapath: Datapath, name: str, wanted: Filter | None = None) -> Ce
                 for flow, ended in zip(part, done, strict=False):
                     gone[flow.assured] += ended
     return Census(new=gone[False], assured=gone[True])
-
-
-def instance_of(datapath: Datapath, name: str = "") -> Instance:
-    """The instance of mode nat of that name, "" for the only one. Raises NothingAttached, UsageError."""
-    found = [one for one in datapath.read().instances.values() if has_flows(one) and name in ("", one.name)]
-    if not found:
-        if name:
-            datapath.instance(name)  # raises if there is none at all
-            raise UsageError(f"{name} is not an instance of mode nat")
-        raise NothingAttached("no instance of mode nat", hint="pydp attach --mode nat ...")
-    if len(found) > 1:
-        raise UsageError("there are several instances", hint=", ".join(one.name for one in found))
-    return found[0]
 
 
 def has_flows(instance: Instance) -> bool:

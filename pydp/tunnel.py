@@ -17,7 +17,7 @@ from pydp.datapath.api import Datapath, Request
 from pydp.datapath.reader import Reader, coarse_clock
 from pydp.datapath.specs import dict_options
 from pydp.datapath.state import Instance
-from pydp.errors import NothingAttached, PydpError, UsageError
+from pydp.errors import PydpError, UsageError
 from pydp.modes.base import Role
 from pydp.modes.ipip import IpipOptions
 from pydp.modes.peers import PATH_KEPT, Address, Network, parse_peers, peer_text
@@ -72,7 +72,7 @@ def peers(reader: Reader, instance: Instance, *, networks: bool = True) -> list[
 
 def add(datapath: Datapath, name: str, texts: Sequence[str], *, dry_run: bool = False) -> Instance:
     """Have networks behind peers, as ADDR=PREFIX[,PREFIX...]. Raises UsageError, NothingAttached, EbpfError."""
-    instance = instance_of(datapath, name)
+    instance = datapath.of_mode("ipip", name)
     there = parse_peers(_options(instance).peer)
     parse_peers([*_texts(there), *texts])  # raises for what is there already
     return _change(datapath, instance, [*_options(instance).peer, *texts], dry_run)
@@ -80,7 +80,7 @@ def add(datapath: Datapath, name: str, texts: Sequence[str], *, dry_run: bool = 
 
 def delete(datapath: Datapath, name: str, text: str, *, dry_run: bool = False) -> Instance:
     """Take away a peer (ADDR), or networks behind it (ADDR=PREFIX[,...]). Raises as `add`."""
-    instance = instance_of(datapath, name)
+    instance = datapath.of_mode("ipip", name)
     there = parse_peers(_options(instance).peer)
     left, equals, _ = text.partition("=")
     wanted = parse_peers([text]) if equals else {_address(left): ()}
@@ -97,19 +97,6 @@ def delete(datapath: Datapath, name: str, text: str, *, dry_run: bool = False) -
     if not remains:
         raise UsageError(f"{text}: it is all that {instance.name} has", hint=f"pydp detach {instance.name}")
     return _change(datapath, instance, remains, dry_run)
-
-
-def instance_of(datapath: Datapath, name: str) -> Instance:
-    """The instance of mode ipip of that name, "" for the only one. Raises NothingAttached, UsageError."""
-    found = [one for one in datapath.read().instances.values() if has_peers(one) and name in ("", one.name)]
-    if not found:
-        if name:
-            datapath.instance(name)  # raises if there is none at all
-            raise UsageError(f"{name} is not an instance of mode ipip")
-        raise NothingAttached("no instance of mode ipip", hint="pydp attach --mode ipip ...")
-    if len(found) > 1:
-        raise UsageError("there are several instances", hint=", ".join(one.name for one in found))
-    return found[0]
 
 
 def _options(instance: Instance) -> IpipOptions:

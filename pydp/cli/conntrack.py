@@ -68,7 +68,7 @@ def _show(args: argparse.Namespace) -> int:
     from pydp.datapath import Datapath, Reader
 
     datapath = Datapath()
-    instance = conntrack.instance_of(datapath, args.name)
+    instance = datapath.of_mode("nat", args.name)
     if args.limit is not None and args.limit < 0:
         raise UsageError(f"--limit {args.limit}: not a number of flows")
     wanted, whose = _wanted(args, datapath, instance), _Backends(datapath, instance)
@@ -88,7 +88,7 @@ def _count(args: argparse.Namespace) -> int:
     from pydp.datapath import Datapath, Reader
 
     datapath = Datapath()
-    instance = conntrack.instance_of(datapath, args.name)
+    instance = datapath.of_mode("nat", args.name)
     wanted = _wanted(args, datapath, instance)
     with Reader.open(datapath) as reader:
         found = (
@@ -109,7 +109,7 @@ def _flush(args: argparse.Namespace) -> int:
     from pydp.datapath import Datapath, Reader
 
     datapath = Datapath()
-    instance = conntrack.instance_of(datapath, args.name)
+    instance = datapath.of_mode("nat", args.name)
     wanted = _wanted(args, datapath, instance)
     if args.dry_run:
         with Reader.open(datapath) as reader:

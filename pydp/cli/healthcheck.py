@@ -32,11 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pydp.conntrack import instance_of
     from pydp.datapath import Datapath
     from pydp.services.healthcheck import watch
 
-    name = instance_of(Datapath(), args.name).name
+    name = Datapath().of_mode("nat", args.name).name
     found = watch(name, once=args.once, changed=_silent if args.once else _line(args.json), complain=_complain)
     if args.once:
         _show(found, args.json)

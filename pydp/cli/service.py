@@ -82,12 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 def opened(name: str) -> tuple[str, Services]:
     """The instance of mode nat of that name, or the only one, and its services. Raises NothingAttached, UsageError."""
-    from pydp.conntrack import instance_of
     from pydp.datapath import Datapath
     from pydp.services.api import Services
 
     datapath = Datapath()
-    found = instance_of(datapath, name).name
+    found = datapath.of_mode("nat", name).name
     return found, Services(datapath, found)
 
 

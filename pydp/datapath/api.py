@@ -73,6 +73,20 @@ class Datapath:
             raise _no_instance(name, state)
         return state.instances[name]
 
+    def of_mode(self, mode: str, name: str = "") -> Instance:
+        """The instance of that mode and name, "" for the only one. Raises NothingAttached, UsageError."""
+        state = self.read()
+        if name and name not in state.instances:
+            raise _no_instance(name, state)
+        found = [one for one in state.instances.values() if one.mode == mode and name in ("", one.name)]
+        if not found and name:
+            raise UsageError(f"{name} is not an instance of mode {mode}")
+        if not found:
+            raise NothingAttached(f"no instance of mode {mode}", hint=f"pydp attach --mode {mode} ...")
+        if len(found) > 1:
+            raise UsageError("there are several instances", hint=", ".join(one.name for one in found))
+        return found[0]
+
     # Attach and detach
 
     def plan(self, request: Request, filler: Filler | None = None) -> tuple[Instance, Instance | None]:

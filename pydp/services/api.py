@@ -16,7 +16,6 @@ from ebpf import libbpf
 from ebpf.maps import Map, MapSpec
 from ebpf.pins import STATE
 from ebpf.records import Scalar
-from pydp.conntrack import instance_of
 from pydp.datapath import Datapath, Instance, Reader, State
 from pydp.datapath.specs import compare_layouts
 from pydp.errors import NothingAttached, PydpError, UsageError
@@ -156,7 +155,7 @@ class Services:
         with contextlib.ExitStack() as stack:
             for left in reversed(range(_TRIES)):
                 reader = stack.enter_context(Reader.open(self._datapath))
-                instance = reader.state.instances[instance_of(self._datapath, self._name).name]
+                instance = reader.state.instances[self._datapath.of_mode("nat", self._name).name]
                 try:
                     database = stack.enter_context(Database.open(self._datapath.path(instance)))
                 except NothingAttached:
@@ -173,7 +172,7 @@ class Services:
         """Within the lock of the store."""
         store = self._datapath.store
         for _ in range(_TRIES):
-            name = instance_of(self._datapath, self._name).name  # recovers from a change that was interrupted
+            name = self._datapath.of_mode("nat", self._name).name  # recovers from a change that was interrupted
             with store.locked():
                 if store.unfinished():
                     continue
