@@ -64,6 +64,7 @@ enum verdict {
 	DROP_RACE = 54, /* another CPU was just noting the same connection */
 	DROP_ENDED = 55, /* of a connection whose backend has gone */
 	DROP_CHECKSUM = 56, /* an ICMP error whose checksum is wrong: what it quotes cannot be translated */
+	DROP_ERROR = 57, /* a helper failed when part of the packet was written already */
 };
 
 enum verdict_class {

@@ -162,6 +162,6 @@ static __always_inline enum verdict nat_deliver(hook_ctx *ctx, struct packet *pa
 		return PUNT_FRAGMENT; /* its checksum is over a packet whose length nobody knows yet */
 	bool aged = !PYDP_EGRESS && (task->exit == NAT_EXIT_DIRECT || task->exit == NAT_EXIT_ROUTED);
 	if (!nat_translate(ctx, s, aged, kind) || !nat_leave_by(ctx, packet, task))
-		return PUNT_ERROR;
+		return DROP_ERROR;
 	return task->verdict;
 }

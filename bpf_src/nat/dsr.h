@@ -92,8 +92,8 @@ static __always_inline enum verdict nat_dsr(hook_ctx *ctx, struct packet *packet
 		return task->verdict;
 	/* A router it passes, unless it comes from here. */
 	if (!PYDP_EGRESS && !rewrite(ctx, &s->view, &s->view.tuple, true))
-		return PUNT_ERROR;
+		return DROP_ERROR;
 	bool wrapped = s->view.version == 6 ? nat_dsr_wrap(ctx, &s->view, &s->to, true) :
 					      nat_dsr_wrap(ctx, &s->view, &s->to, false);
-	return wrapped && nat_leave_by(ctx, packet, task) ? task->verdict : PUNT_ERROR;
+	return wrapped && nat_leave_by(ctx, packet, task) ? task->verdict : DROP_ERROR;
 }
