@@ -104,7 +104,11 @@ def client(ns: Namespace, addr: str, *, proto: str = "tcp", source: tuple[str, i
     sock.settimeout(PATIENCE)
     if source:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(source)
+        try:
+            sock.bind(source)
+        except OSError:
+            sock.close()
+            raise
     return sock
 
 
