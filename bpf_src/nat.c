@@ -3,8 +3,8 @@
 //
 // What comes in by a port of the instance is translated whole, and sent on by the kernel's routes past the stack. What is for a socket of this
 // host is translated and handed up. The program on the way out sees what the stack sends: this host as a client of a service, or
-// as one of its backends, and what came in by devices without a program. On XDP a program does what can be sent out at once, and leaves all
-// else as it is to the tc program of the same port (PUNT_NAT).
+// as one of its backends, and what came in by devices without a program. On XDP programs do what can be sent out at once, first packets of
+// flows included, and leave all else as it is to the tc program of the same port (PUNT_NAT).
 
 #include "lib/clock.h"
 #include "lib/hop.h"
@@ -171,7 +171,7 @@ static __always_inline bool nat_read(hook_ctx *ctx, const struct packet *packet,
 }
 
 /* The packets of flows that are known, which are most. What else may be for us is handed to the stages below, in programs of their own: there is
- * much to be done, and here the verifier would follow all that. On XDP it is left to the tc program. */
+ * much to be done, and here the verifier would follow all that. On XDP there is one for what may begin a flow. */
 static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	__u32 zero = 0;
@@ -208,7 +208,7 @@ static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *pack
 		if (!s->task.mtu)
 			return verdict;
 	}
-	if (!HOOK_OPENS_IP)
+	if (!HOOK_OPENS_IP && (found.flow || next != NAT_BEGIN || verdict != PASS_UNCLAIMED))
 		return PUNT_NAT;
 	if (verdict == DROP_RACE)
 		return verdict;
@@ -231,6 +231,10 @@ static __always_inline enum verdict nat_stage_begin(hook_ctx *ctx, struct packet
 	enum verdict verdict = nat_flow_of(s, &at, &found, &hash, NAT_BEGIN);
 	if (verdict == PASS_UNCLAIMED && !found.flow)
 		verdict = nat_begin(ctx, s, &at, hash, &found);
+	if (!HOOK_OPENS_IP)
+		return verdict == PASS_UNCLAIMED && found.flow ?
+			       nat_go_on(ctx, packet, s, &at, &found, NAT_PLAIN, true) :
+			       verdict;
 	if (verdict == FORWARD_REJECT)
 		nat_tails.call(ctx, NAT_ANSWER);
 	if (verdict != PASS_UNCLAIMED || !found.flow)

@@ -42,12 +42,12 @@ _RESULT = 42
 _QUADS = _FLOW.size // 8
 _BACKEND = 21  # which word of 32 bits
 _TICKS, _SHIFT, _BEHIND = 0xFFFFFFFF, 24, 1 << 31
-_NEW, _ASSURED = 2, 3  # enum nat_class
+_NEW, _ASSURED, _CLOSING = 2, 3, 4  # enum nat_class
 _REPLIED = 1  # enum nat_flow_flag
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _PROTOCOLS = {number: name for name, number in PROTOCOLS.items()}
 _ECHO = (PROTOCOLS["icmp"], PROTOCOLS["icmpv6"])
-# enum nat_state, in the words of conntrack(8)
+# enum nat_state, in the words of conntrack(8); flows of UDP have none, but enum nat_udp in its place
 STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE")
 EVENTS = ("created", "expired", "evicted", "full", "exhausted", "late", "picked_up", "moved", "reset")  # enum nat_event
 
@@ -155,8 +155,8 @@ def _within(network: Network, pick: Callable[[Flow], bytes]) -> Callable[[Flow],
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many flows live: those of which one side was heard or which are over, and those that nothing evicts.
-    ``backends``: how many have which one, by its number.
+    """How many flows live: those that make room when it is needed, and those that are assured, of which only the ones
+    that are ending ever do. ``backends``: how many have which one, by its number.
     """
 
     new: int
@@ -206,7 +206,8 @@ def census(reader: Reader, instance: Instance) -> Census:
             kinds.update(kind for kind, _ in live)
             backends.update(backend for _, backend in live)
     del backends[0]
-    return Census(kinds[_NEW], kinds[_ASSURED], {number - 1: count for number, count in backends.items()})
+    assured = kinds[_ASSURED] + kinds[_CLOSING]
+    return Census(kinds[_NEW], assured, {number - 1: count for number, count in backends.items()})
 
 
 def events(reader: Reader, instance: Instance) -> dict[str, int]:
@@ -283,8 +284,8 @@ def _decode(number: int, fields: tuple[Any, ...], now: int) -> Flow | None:
         number=number,
         protocol=protocol,
         version=version,
-        state=STATES[state] if state < len(STATES) else str(state),
-        assured=kind == _ASSURED,
+        state=_state(protocol, state),
+        assured=kind in (_ASSURED, _CLOSING),
         replied=bool(flags & _REPLIED),
         left=left * TICK,
         original=_ends(tuples[:4], version),
@@ -294,6 +295,12 @@ def _decode(number: int, fields: tuple[Any, ...], now: int) -> Flow | None:
         packets=fields[17:19],
         bytes=fields[19:21],
     )
+
+
+def _state(protocol: int, state: int) -> str:
+    if protocol == PROTOCOLS["udp"]:
+        return STATES[0]
+    return STATES[state] if state < len(STATES) else str(state)
 
 
 def _ends(fields: Sequence[bytes], version: int) -> Ends:

@@ -21,6 +21,16 @@ struct answer_header {
 	__u16 payload; /* bytes behind it */
 	__u8 tos;
 	__u8 protocol;
+	__u8 ttl;
+};
+
+/* What an ICMP error says. */
+struct answer_error {
+	__u32 info; /* 32 bits of the ICMP header */
+	__u8 type; /* in the numbers of its IP version */
+	__u8 code;
+	__u8 tos;
+	__u8 ttl;
 };
 
 /* The sum of the pseudo header. */
@@ -39,7 +49,7 @@ static __always_inline __u64 answer_write(void *at, const struct answer_header *
 	__be32 *words = at;
 	if (ipv6) {
 		__be32 first = bpf_htonl(6 << 28 | (__u32)header->tos << 20);
-		__be32 second = bpf_htonl((__u32)header->payload << 16 | (__u32)header->protocol << 8 | ANSWER_TTL);
+		__be32 second = bpf_htonl((__u32)header->payload << 16 | (__u32)header->protocol << 8 | header->ttl);
 		__u64 sum = (__u64)first + second;
 		words[0] = first;
 		words[1] = second;
@@ -53,7 +63,7 @@ static __always_inline __u64 answer_write(void *at, const struct answer_header *
 	}
 	__be32 first = bpf_htonl(0x45 << 24 | (__u32)header->tos << 16 | (__u16)(header->payload + 20));
 	__be32 second = bpf_htonl(TUPLE_DF);
-	__be32 third = bpf_htonl(ANSWER_TTL << 24 | (__u32)header->protocol << 16);
+	__be32 third = bpf_htonl((__u32)header->ttl << 24 | (__u32)header->protocol << 16);
 	__u16 check = ~checksum_fold((__u64)first + second + third + (__u64)header->saddr[0] + (__u64)header->daddr[0]);
 	words[0] = first;
 	words[1] = second;
@@ -105,9 +115,10 @@ static __always_inline bool answer_sum(hook_ctx *ctx, const struct tuple_view *v
 	return checksum_bytes(data, end, begin, header, sum);
 }
 
-/* The answer that quotes the packet, FROM an address of VIEW's version, with the 32 bits INFO in the ICMP header. */
-static __always_inline bool answer_quoting(hook_ctx *ctx, const struct tuple_view *view, __u8 type, __u8 code,
-					   __u32 info, const __be32 *from, const bool ipv6)
+/* The answer that quotes the packet, FROM an address of VIEW's version. LONGER: the packet is known to be longer than what is quoted. */
+static __always_inline bool answer_quoting(hook_ctx *ctx, const struct tuple_view *view,
+					   const struct answer_error *error, const __be32 *from, const bool longer,
+					   const bool ipv6)
 {
 	const __u32 room = ipv6 ? ANSWER_ROOM6 : ANSWER_ROOM4, most = ipv6 ? ANSWER_QUOTE6 : ANSWER_QUOTE4;
 	const __u32 icmp = ETH_HLEN + room - 8;
@@ -116,11 +127,12 @@ static __always_inline bool answer_quoting(hook_ctx *ctx, const struct tuple_vie
 	struct ethernet ethernet;
 	if (!hook_is_gso(ctx) && view->length < length)
 		length = view->length;
-	if (length > most)
+	if (longer || length > most)
 		length = most;
 	struct answer_header header = {
 		.payload = 8 + length,
-		.tos = ipv6 ? 0 : (view->tos & ANSWER_TOS) | ANSWER_CONTROL,
+		.tos = error->tos,
+		.ttl = error->ttl,
 		.protocol = ipv6 ? IP_ICMPV6 : IP_ICMP,
 	};
 	__builtin_memcpy(header.saddr, from, 16);
@@ -133,16 +145,16 @@ static __always_inline bool answer_quoting(hook_ctx *ctx, const struct tuple_vie
 	if (!hook_trim(ctx, ETH_HLEN + length) || !hook_open(ctx, room, 0))
 		return false;
 	hook_pull(ctx, ETH_HLEN + room + length);
-	__u64 sum = type | (__u32)code << 8 | (__u64)bpf_htonl(info) << 32;
-	sum = (__u32)sum + (sum >> 32) + (ipv6 ? answer_pseudo(&header, true) : 0);
+	__u64 sum = (error->type | (__u32)error->code << 8) + (__u64)bpf_htonl(error->info) +
+		    (ipv6 ? answer_pseudo(&header, true) : 0);
 	if (!answer_sum(ctx, view, room, length, pending, &sum))
 		return false;
 	data = hook_data(ctx);
 	if (data + icmp + 8 > hook_data_end(ctx))
 		return false;
 	__u16 folded = ~checksum_fold(sum);
-	*(__be32 *)(data + icmp) = type | (__u32)code << 8 | (__u32)folded << 16;
-	*(__be32 *)(data + icmp + 4) = bpf_htonl(info);
+	*(__be32 *)(data + icmp) = error->type | (__u32)error->code << 8 | (__u32)folded << 16;
+	*(__be32 *)(data + icmp + 4) = bpf_htonl(error->info);
 	ethernet_write(data, &ethernet);
 	__u64 frame = answer_write(data + ETH_HLEN, &header, ipv6);
 	if (ipv6)
@@ -157,12 +169,14 @@ static __always_inline bool answer_unreachable(hook_ctx *ctx, const struct tuple
 					       __u32 info, const __be32 *from)
 {
 	__be32 source[4];
+	struct answer_error error = { .info = info, .type = type, .code = code, .ttl = ANSWER_TTL };
 	if (!answer_allowed(ctx, view))
 		return false;
 	__builtin_memcpy(source, from ? from : view->tuple.daddr, 16);
 	if (view->version == 6)
-		return answer_quoting(ctx, view, type, code, info, source, true);
-	return answer_quoting(ctx, view, type, code, info, source, false);
+		return answer_quoting(ctx, view, &error, source, false, true);
+	error.tos = (view->tos & ANSWER_TOS) | ANSWER_CONTROL;
+	return answer_quoting(ctx, view, &error, source, false, false);
 }
 
 /* The words of a TCP header that says no more than that the connection is over. */
@@ -194,7 +208,7 @@ static __always_inline bool answer_reset_as(hook_ctx *ctx, const struct tuple_vi
 	const struct nat_tuple *tuple = &view->tuple;
 	struct ethernet ethernet;
 	struct answer_tcp tcp;
-	struct answer_header header = { .payload = 20, .protocol = IP_TCP };
+	struct answer_header header = { .payload = 20, .protocol = IP_TCP, .ttl = ANSWER_TTL };
 	if (view->transport != at)
 		return false;
 	bool pending = hook_checksum_pending(ctx, at + 16);

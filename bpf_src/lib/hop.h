@@ -26,31 +26,32 @@ enum hop_answer {
 	HOP_KERNEL = 1, /* the kernel is to send this one */
 };
 
-/* Ask the kernel about the way to REMOTE from LOCAL, as if a packet came in by IFINDEX: a device that forwards, or it does not answer. */
-static __always_inline void hop_ask(hook_ctx *ctx, struct hop *hop, const __be32 *remote, const __be32 *local,
-				    __u32 ifindex, const bool ipv6, __u8 protocol)
+/* Ask the kernel about the way to REMOTE from LOCAL, as if a packet came in by IFINDEX: a device that forwards, or it does not answer. FIB gets what
+ * it says, beside the BPF_FIB_LKUP_RET_* returned. */
+static __always_inline long hop_ask(hook_ctx *ctx, struct bpf_fib_lookup *fib, const __be32 *remote,
+				    const __be32 *local, __u32 ifindex, const bool ipv6, __u8 protocol)
 {
-	struct bpf_fib_lookup fib = {};
-	fib.family = ipv6 ? 10 : 2;
-	fib.l4_protocol = protocol;
-	fib.tot_len = 1; /* says that the MTU of the path is wanted, exceptions (RFC 1191) included */
-	fib.ifindex = ifindex;
+	fib->l4_protocol = protocol;
+	fib->tot_len = 1; /* says that the MTU of the path is wanted, exceptions (RFC 1191) included */
+	fib->ifindex = ifindex;
 	if (ipv6) {
-		__builtin_memcpy(fib.ipv6_dst, remote, 16);
-		__builtin_memcpy(fib.ipv6_src, local, 16);
+		fib->family = 10;
+		__builtin_memcpy(fib->ipv6_dst, remote, 16);
+		__builtin_memcpy(fib->ipv6_src, local, 16);
 	} else {
-		fib.ipv4_dst = remote[0];
-		fib.ipv4_src = local[0];
+		fib->family = 2;
+		fib->ipv4_dst = remote[0];
+		fib->ipv4_src = local[0];
 	}
-	long answer = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-	hop->ready = answer == BPF_FIB_LKUP_RET_SUCCESS;
-	if (!hop->ready)
-		return;
-	hop->ifindex = fib.ifindex;
-	hop->mtu = fib.mtu_result;
-	__u64 dest = *(__u32 *)fib.dmac | (__u64) * (__u16 *)(fib.dmac + 4) << 32;
-	hop->header.first = dest | (__u64) * (__u16 *)fib.smac << 48;
-	hop->header.middle = *(__u16 *)(fib.smac + 2) | (__u32) * (__u16 *)(fib.smac + 4) << 16;
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
+/* The Ethernet header towards the next hop, but for the ethertype. */
+static __always_inline void hop_header(struct ethernet *header, const struct bpf_fib_lookup *fib)
+{
+	__u64 dest = *(__u32 *)fib->dmac | (__u64) * (__u16 *)(fib->dmac + 4) << 32;
+	header->first = dest | (__u64) * (__u16 *)fib->smac << 48;
+	header->middle = *(__u16 *)(fib->smac + 2) | (__u32) * (__u16 *)(fib->smac + 4) << 16;
 }
 
 /* Bring HOP up to date. That there is none yet is not kept: the next packet may find one. */
@@ -61,8 +62,14 @@ static __always_inline void hop_renew(hook_ctx *ctx, struct hop *hop, const __be
 		hop->id = bpf_get_prandom_u32(); /* CPUs that count alike would give pieces of two packets one number */
 	if (hop->ready && now - hop->checked <= HOP_KEPT)
 		return;
-	hop_ask(ctx, hop, remote, local, ifindex, ipv6, protocol);
 	hop->checked = now ? now : 1;
+	struct bpf_fib_lookup fib = {};
+	hop->ready = hop_ask(ctx, &fib, remote, local, ifindex, ipv6, protocol) == BPF_FIB_LKUP_RET_SUCCESS;
+	if (!hop->ready)
+		return;
+	hop->ifindex = fib.ifindex;
+	hop->mtu = fib.mtu_result;
+	hop_header(&hop->header, &fib);
 }
 
 /* Bring HOP up to date, and say who sends the packet. LAST: no other program of ours sees it after this one, whichever hook this is. */

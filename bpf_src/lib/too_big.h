@@ -2,9 +2,9 @@
 // Tells the sender of a packet that is too big for the tunnel how big it may be: ICMP fragmentation needed (RFC 1191 4) or ICMPv6 packet
 // too big (RFC 4443 3.2), seeming to come from the destination, as iptunnel_pmtud_build_icmp() in net/ipv4/ip_tunnel_core.c has it.
 
+#include "lib/answer.h"
+
 enum too_big {
-	TOO_BIG_QUOTE4 = 548, /* bytes quoted: 576 in all (RFC 1812 4.3.2.3) */
-	TOO_BIG_QUOTE6 = 1232, /* 1280 in all (RFC 4443 2.4 c) */
 	TOO_BIG_LEAST4 = 576, /* MTU below which nothing is said: the quote would be longer than the packet */
 	TOO_BIG_LEAST6 = 1280,
 };
@@ -31,96 +31,32 @@ static __always_inline bool too_big_answers(hook_ctx *ctx, const struct packet *
 	return ip->protocol != IP_ICMP || byte[20] == 8 || byte[20] == 0;
 }
 
-static __always_inline __u64 too_big_sum(void *at, const __u32 size)
+/* The answer. A checksum behind extension headers of IPv6 is not looked for. */
+static __always_inline bool too_big_answer(hook_ctx *ctx, __u32 mtu, const bool ipv6)
 {
-	__u64 sum = 0;
+	const __u32 size = ipv6 ? 40 : 20;
+	const __u8 *byte = hook_data(ctx) + ETH_HLEN;
+	const __be32 *words = (const void *)byte;
+	struct tuple_view view = { .network = ETH_HLEN, .transport = ETH_HLEN + size, .version = ipv6 ? 6 : 4 };
+	__be32 from[4] = {};
+	if ((void *)byte + size > hook_data_end(ctx))
+		return false;
+	view.protocol = ipv6 ? byte[6] : byte[9];
 #pragma unroll
-	for (__u32 i = 0; i < 3; i++) {
-		const __u32 begin = i * 512, rest = size > begin ? size - begin : 0;
-		if (rest)
-			sum = (__u32)bpf_csum_diff(0, 0, at + begin, rest < 512 ? rest : 512, sum);
+	for (int i = 0; i < (ipv6 ? 4 : 1); i++) {
+		view.tuple.saddr[i] = words[(ipv6 ? 2 : 3) + i];
+		from[i] = words[(ipv6 ? 6 : 4) + i];
 	}
-	return sum;
-}
-
-static __always_inline bool too_big_reply4(hook_ctx *ctx, __u32 mtu)
-{
-	void *before = hook_data(ctx);
-	struct iphdr *ip = before + ETH_HLEN;
-	if ((void *)(ip + 1) > hook_data_end(ctx))
-		return false;
-	__be32 saddr = ip->saddr, daddr = ip->daddr;
-	__u8 ttl = ip->ttl;
-	struct ethernet header;
-	ethernet_read(&header, before);
-	ethernet_swap(&header);
-	if (!hook_trim(ctx, ETH_HLEN + TOO_BIG_QUOTE4) || !hook_open(ctx, 28, 0))
-		return false;
-	hook_pull(ctx, ETH_HLEN + 28 + TOO_BIG_QUOTE4);
-	void *data = hook_data(ctx);
-	if (data + ETH_HLEN + 28 + TOO_BIG_QUOTE4 > hook_data_end(ctx))
-		return false;
-	ethernet_write(data, &header);
-	ip = data + ETH_HLEN;
-	*(__be16 *)ip = bpf_htons(0x4500);
-	ip->tot_len = bpf_htons(28 + TOO_BIG_QUOTE4);
-	ip->id = 0;
-	ip->frag_off = bpf_htons(IP_DONT_FRAGMENT);
-	ip->ttl = ttl;
-	ip->protocol = IP_ICMP;
-	ip->check = 0;
-	ip->saddr = daddr;
-	ip->daddr = saddr;
-	ip->check = ~checksum_fold(checksum_ipv4(ip));
-	__be16 *icmp = (void *)(ip + 1);
-	icmp[0] = bpf_htons(3 << 8 | 4);
-	icmp[1] = 0;
-	icmp[2] = 0;
-	icmp[3] = bpf_htons(mtu);
-	icmp[1] = ~checksum_fold((__u64)icmp[0] + icmp[3] + too_big_sum(icmp + 4, TOO_BIG_QUOTE4));
-	return true;
-}
-
-static __always_inline bool too_big_reply6(hook_ctx *ctx, __u32 mtu)
-{
-	void *before = hook_data(ctx);
-	struct ipv6hdr *ip = before + ETH_HLEN;
-	if ((void *)(ip + 1) > hook_data_end(ctx))
-		return false;
-	__be32 saddr[4], daddr[4];
-	__builtin_memcpy(saddr, &ip->saddr, 16);
-	__builtin_memcpy(daddr, &ip->daddr, 16);
-	__u8 ttl = ip->hop_limit;
-	struct ethernet header;
-	ethernet_read(&header, before);
-	ethernet_swap(&header);
-	if (!hook_trim(ctx, ETH_HLEN + TOO_BIG_QUOTE6) || !hook_open(ctx, 48, 0))
-		return false;
-	hook_pull(ctx, ETH_HLEN + 48 + TOO_BIG_QUOTE6);
-	void *data = hook_data(ctx);
-	if (data + ETH_HLEN + 48 + TOO_BIG_QUOTE6 > hook_data_end(ctx))
-		return false;
-	ethernet_write(data, &header);
-	ip = data + ETH_HLEN;
-	*(__be32 *)ip = bpf_htonl(6 << 28);
-	ip->payload_len = bpf_htons(8 + TOO_BIG_QUOTE6);
-	ip->nexthdr = IP_ICMPV6;
-	ip->hop_limit = ttl;
-	__builtin_memcpy(&ip->saddr, daddr, 16);
-	__builtin_memcpy(&ip->daddr, saddr, 16);
-	__be32 *icmp = (void *)(ip + 1);
-	icmp[0] = bpf_htonl(2 << 24);
-	icmp[1] = bpf_htonl(mtu);
-	__u64 sum = too_big_sum(icmp, 8 + TOO_BIG_QUOTE6) + bpf_htonl(8 + TOO_BIG_QUOTE6) + bpf_htonl(IP_ICMPV6);
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		sum += (__u64)saddr[i] + daddr[i];
-	*((__sum16 *)icmp + 1) = ~checksum_fold(sum);
-	return true;
+	struct answer_error error = { .info = mtu,
+				      .type = ipv6 ? 2 : 3,
+				      .code = ipv6 ? 0 : 4,
+				      .ttl = ipv6 ? byte[7] : byte[8] };
+	return answer_quoting(ctx, &view, &error, from, true, ipv6);
 }
 
 /* Turn the frame into the answer: MTU is how long it may have been, from its IP header on. False if it cannot be. */
 static __always_inline bool too_big_reply(hook_ctx *ctx, const struct packet *packet, __u32 mtu)
 {
-	return packet->ethertype == bpf_htons(ETH_P_IP) ? too_big_reply4(ctx, mtu) : too_big_reply6(ctx, mtu);
+	return packet->ethertype == bpf_htons(ETH_P_IP) ? too_big_answer(ctx, mtu, false) :
+							  too_big_answer(ctx, mtu, true);
 }

@@ -51,8 +51,8 @@ static __always_inline bool nat_plan_backend(struct nat_scratch *s, const struct
 }
 
 /* Give a flow to a service another source where it needs one: if the service says so, if the backend is the client itself, if a rule holds for what
- * it is now (netfilter's POSTROUTING comes behind DNAT, too), and if both are this host, which does not take packets from itself, so that it
- * seems to be the frontend. */
+ * it is now (netfilter's POSTROUTING comes behind DNAT, too), if client and backend are on one bridge, which would take the answers past us, and
+ * if both are this host, which does not take packets from itself, so that it seems to be the frontend. */
 static __always_inline void nat_plan_service_source(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at,
 						    const struct nat_frontend *frontend)
 {
@@ -69,13 +69,15 @@ static __always_inline void nat_plan_service_source(hook_ctx *ctx, struct nat_sc
 		return;
 	}
 	bool wanted = nat_same_address(s->reply.saddr, view->tuple.saddr) || frontend->flags & NAT_FRONTEND_MASQUERADE;
-	if (!wanted && !PYDP_NAT_RULES)
+	const bool bridge = !PYDP_EGRESS && at->port->flags & NAT_PORT_BRIDGE;
+	if (!wanted && !bridge && !PYDP_NAT_RULES)
 		return;
 	nat_inverse(&s->to, &s->reply);
 	struct nat_way *way = nat_way_find(ctx, &s->to, at->port->device, view->version, view->protocol, at->now);
 	struct nat_device *device = way && way->ifindex ? nat_device(way->ifindex) : 0;
 	if (!device)
 		return;
+	wanted |= bridge && way->ifindex == at->port->device;
 	bool ours = wanted ? nat_device_address(device, view->version, s->reply.daddr) :
 			     nat_new_source(&s->to, view->version, device, s->reply.daddr);
 	if (!ours) {
@@ -197,8 +199,9 @@ static __always_inline bool nat_plan(hook_ctx *ctx, struct nat_scratch *s, const
 		return nat_plan_source(ctx, s, at);
 	plan->service = frontend->service + 1;
 	if (!nat_plan_backend(s, at, frontend, hash)) {
-		nat_count_failure(frontend->service, NAT_FAILURE_BACKEND);
-		*verdict = FORWARD_REJECT;
+		if (HOOK_OPENS_IP) /* XDP leaves it to tc */
+			nat_count_failure(frontend->service, NAT_FAILURE_BACKEND);
+		*verdict = HOOK_OPENS_IP ? FORWARD_REJECT : PUNT_NAT;
 	} else {
 		nat_plan_service_source(ctx, s, at, frontend);
 	}
@@ -223,6 +226,15 @@ static __always_inline bool nat_concerns(struct nat_scratch *s, const struct nat
 	return PYDP_NAT_RULES && PYDP_EGRESS && !at->came_by;
 }
 
+/* XDP begins what it can send out itself. */
+static __always_inline bool nat_leaves(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at)
+{
+	nat_inverse(&s->to, &s->reply);
+	s->task.exit = NAT_EXIT_NONE;
+	nat_decide_forward(ctx, s, at);
+	return s->task.exit == NAT_EXIT_DIRECT && !s->task.mtu && !(s->plan.flags & NAT_FLOW_DSR);
+}
+
 /* Begin a flow if one is to be. Gives PASS_UNCLAIMED if nothing went wrong; FOUND has it then, if there is one. */
 static __always_inline enum verdict nat_begin(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at,
 					      __u64 hash, struct nat_found *found)
@@ -231,6 +243,8 @@ static __always_inline enum verdict nat_begin(hook_ctx *ctx, struct nat_scratch 
 	found->flow = 0;
 	if (!nat_plan(ctx, s, at, hash, &verdict) || verdict != PASS_UNCLAIMED)
 		return verdict;
+	if (!HOOK_OPENS_IP && !nat_leaves(ctx, s, at))
+		return PUNT_NAT;
 	if (!nat_settle_reply(ctx, s, at)) {
 		if (s->run++ < NAT_RUNS)
 			nat_tails.call(ctx, NAT_BEGIN);

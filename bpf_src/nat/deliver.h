@@ -92,6 +92,14 @@ static __always_inline void nat_decide_out(hook_ctx *ctx, struct nat_scratch *s,
 		return;
 	struct nat_way *way = nat_way_find(ctx, &s->to, at->port->device, view->version, view->protocol, at->now);
 	bool routed = way && way->ifindex;
+	/* The stack has cut it up for the way to where it was going. If it is this host's that is told, also where it may be cut up: then the stack
+	 * does that (ipv4_update_pmtu), as nobody could here. */
+	if (routed && nat_piece_length(ctx, view) > way->mtu) {
+		task->verdict = DROP_MTU;
+		task->exit = NAT_EXIT_NONE;
+		task->mtu = at->came_by || view->kind != TUPLE_FLOW ? 0 : way->mtu;
+		return;
+	}
 	/* Else it is for this host, or for nowhere, which the stack then says. */
 	task->exit = routed ? NAT_EXIT_ROUTED : NAT_EXIT_BACK;
 	task->device = routed ? way->ifindex : at->port->device;

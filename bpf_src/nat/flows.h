@@ -4,8 +4,8 @@
 // A table of our own in two array maps, for the reasons that lib/fdb.h gives. Records stand in `nat_flows`; `nat_index` says where, by the
 // hash of a tuple: eight places to a cache line, two lines in which a tuple may stand, twice as many places as there can be tuples.
 // Nobody cleans up: a record says up to when it lives, and whoever needs one takes the next that is free or has outlived its
-// time, going round (`nat_hand`). Where all live, one that only one side was heard of goes, and never one that both were: a flood
-// of SYNs or of random UDP has to make do with its own.
+// time, going round (`nat_hand`). Where all live, one that is not assured goes: a flood of SYNs or of random UDP has to make do with its own.
+// Where none of those is found, a connection that is ending goes, as with the kernel (gc_worker() of nf_conntrack_core.c), and never another.
 //
 // Several CPUs write, and nobody waits. A record is taken by compare-and-swap of `life`, and written by who took it before it is entered in the
 // index; a place of the index goes from 0 to its value, and back, by compare-and-swap. Two CPUs that enter one tuple at the same instant both
@@ -14,6 +14,7 @@
 enum nat_flows_limit {
 	NAT_LOOKED_AT = 64, /* records that are looked at for a free one in one run */
 	NAT_LOOKS = 7, /* further runs for one packet, in as many other parts of the table */
+	NAT_LOOKS_NEW = 4, /* runs before connections that are ending go */
 	NAT_BUSY_TICKS = 2, /* after which a record that is being written belongs to nobody */
 	NAT_FULL_BUCKET = 6, /* entries with which a bucket is left for the other one, if that has fewer */
 };
@@ -37,6 +38,14 @@ static __always_inline void nat_count_event(__u32 event)
 	__u64 *count = nat_events.lookup(&event);
 	if (count)
 		(*count)++;
+}
+
+/* All bits set if NUMBER is 0, else none: in place of a branch, of which the verifier would follow both. */
+static __always_inline __u32 nat_if_none(__u32 number)
+{
+	__u32 mask = ((__u64)number - 1) >> 32;
+	asm volatile("" : "+r"(mask));
+	return mask;
 }
 
 static __always_inline __u64 nat_mix(__u64 hash)
@@ -270,10 +279,11 @@ static __always_inline bool nat_end(struct nat_flow *flow, __u32 number, __u64 l
 	return true;
 }
 
-/* The next record that is free or over, or else one that may be made free; its number plus one, 0 for none. LIFE is what was seen of it. */
-static __always_inline __u32 nat_next_free(__u32 now, __u64 *life)
+/* The next record that is free or over, or else one that may be made free, those that are ENDING (1) behind the others; its number plus one, 0 for
+ * none. LIFE is what was seen of it. */
+static __always_inline __u32 nat_next_free(__u32 now, __u32 ending, __u64 *life)
 {
-	__u32 zero = 0, victim = 0;
+	__u32 zero = 0, victim = 0, rank = 0;
 	__u32 *hand = nat_hand.lookup(&zero);
 	if (!hand)
 		return 0;
@@ -286,13 +296,18 @@ static __always_inline __u32 nat_next_free(__u32 now, __u64 *life)
 		if (!flow)
 			return 0;
 		__u64 seen = flow->life;
-		bool free = !seen || nat_over(seen, now);
-		if (free || (!victim && nat_class(seen) == NAT_CLASS_NEW)) {
-			victim = number + 1;
+		if (!seen || nat_over(seen, now)) {
 			*life = seen;
-		}
-		if (free)
 			return number + 1;
+		}
+		__u32 class = nat_class(seen), first = nat_if_none(class ^ NAT_CLASS_NEW) & 2,
+		      own = first | (nat_if_none(class ^ NAT_CLASS_CLOSING) & ending),
+		      better = (__s32)(rank - own) >> 31; /* all bits set if it is */
+		asm volatile("" : "+r"(better));
+		rank |= own & better;
+		victim = (victim & ~better) | ((number + 1) & better);
+		if (better)
+			*life = seen;
 	}
 	*hand += PYDP_NAT_FLOWS /
 		 (NAT_LOOKS + 1); /* flows of one time stand side by side: there may be room elsewhere */
@@ -304,9 +319,10 @@ static __always_inline __u32 nat_next_free(__u32 now, __u64 *life)
 static __always_inline bool nat_claim(struct nat_found *found, __u32 stale, __u64 seed, __u32 now)
 {
 	__u64 life = 0;
-	__u32 number = stale;
+	__u32 number = stale, zero = 0;
+	struct nat_scratch *s = nat_scratches.lookup(&zero);
 	if (!stale)
-		number = nat_next_free(now, &life);
+		number = nat_next_free(now, s && s->look >= NAT_LOOKS_NEW, &life);
 	struct nat_flow *flow = number ? nat_flow(number - 1) : 0;
 	if (!flow)
 		return false;

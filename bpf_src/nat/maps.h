@@ -19,6 +19,7 @@ enum nat_limit {
 enum nat_port_flag {
 	NAT_PORT_PRESENT = 1,
 	NAT_PORT_LOOSE = 2, /* takes packets from sources that are reached by other devices (rp_filter is not strict) */
+	NAT_PORT_BRIDGE = 4, /* a bridge: what one of its own ports sends to another one does not pass here */
 };
 
 /* A port by slot. */
@@ -102,12 +103,13 @@ struct nat_backend {
 enum nat_class {
 	NAT_CLASS_FREE = 0,
 	NAT_CLASS_BUSY = 1, /* a CPU is writing the record */
-	NAT_CLASS_NEW = 2, /* one side was heard, or it is over: goes first when room is needed */
-	NAT_CLASS_ASSURED = 3, /* both sides were heard: never goes before its time */
+	NAT_CLASS_NEW = 2, /* not assured: goes first when room is needed */
+	NAT_CLASS_ASSURED = 3, /* both sides were heard, as nf_conntrack wants it: never goes before its time */
+	NAT_CLASS_CLOSING = 4, /* was assured, and is ending: goes when no new one is left */
 };
 
 enum nat_state {
-	NAT_STATE_NONE = 0, /* no state: UDP, ICMP and other protocols */
+	NAT_STATE_NONE = 0, /* no state: ICMP and other protocols; UDP has enum nat_udp */
 	NAT_STATE_SYN_SENT = 1,
 	NAT_STATE_SYN_RECV = 2,
 	NAT_STATE_ESTABLISHED = 3,
@@ -117,6 +119,12 @@ enum nat_state {
 	NAT_STATE_TIME_WAIT = 7,
 	NAT_STATE_CLOSE = 8, /* reset */
 	NAT_STATES = 9,
+};
+
+/* What a flow of UDP has in place of a state; 0 before its first packet is noted. */
+enum nat_udp {
+	NAT_UDP_OLD = 1, /* began more than two seconds ago */
+	NAT_UDP_YOUNG = 128, /* began at the instant that is in the lower bits */
 };
 
 enum nat_flow_flag {
@@ -177,7 +185,7 @@ struct nat_failed {
 enum nat_event {
 	NAT_EVENT_CREATED = 0, /* flows begun */
 	NAT_EVENT_EXPIRED = 1, /* flows whose time was over, found when room was needed */
-	NAT_EVENT_EVICTED = 2, /* live flows, heard from one side only, that had to go for a new one */
+	NAT_EVENT_EVICTED = 2, /* live flows, not assured or ending, that had to go for a new one */
 	NAT_EVENT_FULL = 3, /* flows that found no room */
 	NAT_EVENT_EXHAUSTED = 4, /* flows that found no free port */
 	NAT_EVENT_LATE = 5, /* another CPU was quicker */
@@ -242,10 +250,10 @@ struct nat_plan {
 
 /* Which packets a program is for. */
 enum nat_kind {
-	NAT_BEGIN = 0, /* those that may begin a flow */
-	NAT_ERROR = 1, /* ICMP errors */
-	NAT_ANSWER = 2, /* those that are answered */
-	NAT_PLAIN = 3, /* of flows that are known: the program that is attached */
+	NAT_PLAIN = 0, /* of flows that are known: the program that is attached */
+	NAT_BEGIN = 1, /* those that may begin a flow */
+	NAT_ERROR = 2, /* ICMP errors */
+	NAT_ANSWER = 3, /* those that are answered */
 	NAT_KINDS = 4,
 };
 

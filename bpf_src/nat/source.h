@@ -61,14 +61,6 @@ static __always_inline bool nat_has_socket(hook_ctx *ctx, const struct nat_tuple
 	return true;
 }
 
-/* All bits set if NUMBER is 0, else none: in place of a branch, of which the verifier would follow both. */
-static __always_inline __u32 nat_if_none(__u32 number)
-{
-	__u32 mask = ((__u64)number - 1) >> 32;
-	asm volatile("" : "+r"(mask));
-	return mask;
-}
-
 /* All bits set if the buckets of HASH name no record for it that lives, else none. */
 static __always_inline __u32 nat_if_unused(__u64 hash, __u32 now)
 {

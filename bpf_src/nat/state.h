@@ -12,6 +12,9 @@ enum tcp_flag {
 
 enum nat_state_limit {
 	NAT_UNANSWERED = 17881, /* ticks (16.8 ms): 300 seconds, nf_conntrack_tcp_timeout_unacknowledged */
+	NAT_UDP_SHIFT =
+		4, /* ticks to instants of 268 ms: the 128 that a state has room for are longer than such a flow lives */
+	NAT_UDP_STREAM = 8, /* instants after which it is a stream if it was answered: two seconds */
 };
 
 enum sctp_chunk {
@@ -115,12 +118,22 @@ static __always_inline __u32 nat_sctp_timeout(__u8 state)
 						PYDP_NAT_TIMEOUT_SCTP_INIT;
 }
 
-/* Ticks for which a flow without states lives on. */
-static __always_inline __u32 nat_plain_timeout(__u8 protocol, bool replied)
+/* Where a flow of UDP stands at NOW. What answers within two seconds of the first question may be no more than that (nf_conntrack_proto_udp.c), so it
+ * is noted when the flow began, and that this is past. */
+static __always_inline __u8 nat_udp_next(__u8 state, __u32 now)
+{
+	__u8 instant = NAT_UDP_YOUNG | now >> NAT_UDP_SHIFT, age = (instant - state) & (NAT_UDP_YOUNG - 1);
+	if (!state)
+		return instant;
+	return age < NAT_UDP_STREAM ? state : NAT_UDP_OLD;
+}
+
+/* Ticks for which a flow without states lives on; a STREAM was answered and is old. */
+static __always_inline __u32 nat_plain_timeout(__u8 protocol, bool stream)
 {
 	switch (protocol) {
 	case IP_UDP:
-		return replied ? PYDP_NAT_TIMEOUT_UDP_STREAM : PYDP_NAT_TIMEOUT_UDP;
+		return stream ? PYDP_NAT_TIMEOUT_UDP_STREAM : PYDP_NAT_TIMEOUT_UDP;
 	case IP_ICMP:
 		return PYDP_NAT_TIMEOUT_ICMP;
 	case IP_ICMPV6:
@@ -129,33 +142,40 @@ static __always_inline __u32 nat_plain_timeout(__u8 protocol, bool replied)
 	return PYDP_NAT_TIMEOUT_GENERIC;
 }
 
-/* What a flow's life is to be after a packet on its WAY. Most packets change nothing but the time, and that once a tick. */
+/* What a flow's life is to be after a packet on its WAY. Most packets change nothing but the time, and that once a tick. The first reply counts
+ * as one for the packets behind it, and who is assured once remains so, as with nf_conntrack. */
 static __always_inline __u64 nat_life_after(struct nat_flow *flow, const struct tuple_view *view, __u32 way, __u32 now)
 {
-	__u8 state = flow->state;
-	__u32 timeout, kind = NAT_CLASS_NEW;
-	bool answered = way || (flow->flags & NAT_FLOW_DSR && state == NAT_STATE_ESTABLISHED);
-	if (answered && !(flow->flags & NAT_FLOW_REPLIED))
-		flow->flags |= NAT_FLOW_REPLIED;
-	bool replied = flow->flags & NAT_FLOW_REPLIED;
+	__u8 state = flow->state, before = state, flags = flow->flags;
+	/* Of one who answers by himself it is enough that the initiator goes on. */
+	bool answered = way || (flags & NAT_FLOW_DSR && state == NAT_STATE_ESTABLISHED);
+	__u32 replied = flags & NAT_FLOW_REPLIED, assured, closing = 0, timeout;
+	if (answered && !replied)
+		flow->flags = flags | NAT_FLOW_REPLIED;
 	if (view->protocol == IP_TCP) {
 		if (state != NAT_STATE_ESTABLISHED || view->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
 			state = nat_tcp_next(flow, view->tcp_flags, way);
 		timeout = nat_tcp_timeout(state);
 		if (state == NAT_STATE_ESTABLISHED && !replied && timeout > NAT_UNANSWERED)
 			timeout = NAT_UNANSWERED;
-		replied &= state >= NAT_STATE_ESTABLISHED && state < NAT_STATE_TIME_WAIT;
+		/* Agreed upon before (SYN_RECV, ESTABLISHED), and still so. */
+		assured = nat_if_none((state ^ NAT_STATE_ESTABLISHED) | (before >> 1 ^ 1));
+		closing = nat_if_none(state >> 2) + 1;
 	} else if (view->protocol == IP_SCTP) {
 		state = nat_sctp_next(flow, view->chunk);
 		timeout = nat_sctp_timeout(state);
-		replied &= state == NAT_STATE_ESTABLISHED;
+		assured = nat_if_none(state ^ NAT_STATE_ESTABLISHED);
+		closing = nat_if_none(state ^ NAT_STATE_CLOSE);
 	} else {
-		timeout = nat_plain_timeout(view->protocol, replied);
-		replied &= view->protocol == IP_UDP;
+		if (view->protocol == IP_UDP)
+			state = nat_udp_next(state, now);
+		assured = nat_if_none(state ^ NAT_UDP_OLD);
+		timeout = nat_plain_timeout(view->protocol, assured & replied);
 	}
-	if (state != flow->state)
+	if (state != before)
 		flow->state = state;
-	kind += replied;
+	assured = (assured & replied) | (nat_class(flow->life) + 1) >> 2; /* it was before: above NAT_CLASS_NEW */
+	__u32 kind = NAT_CLASS_NEW + assured + (assured & closing);
 	return (__u64)kind << 32 | (__u32)(now + timeout);
 }
 

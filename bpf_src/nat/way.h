@@ -25,31 +25,17 @@ static __always_inline void nat_way_ask(hook_ctx *ctx, struct nat_way *way, cons
 					__u8 version, __u8 protocol)
 {
 	struct bpf_fib_lookup fib = {};
-	fib.l4_protocol = protocol;
-	fib.tot_len = 1; /* says that the MTU of the path is wanted, exceptions (RFC 1191) included */
-	fib.ifindex = device;
-	if (version == 6) {
-		fib.family = 10;
-		__builtin_memcpy(fib.ipv6_dst, to->daddr, 16);
-		__builtin_memcpy(fib.ipv6_src, to->saddr, 16);
-	} else {
-		fib.family = 2;
-		fib.ipv4_dst = to->daddr[0];
-		fib.ipv4_src = to->saddr[0];
-	}
-	long answer = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	long answer = hop_ask(ctx, &fib, to->daddr, to->saddr, device, version == 6, protocol);
 	bool known = answer == BPF_FIB_LKUP_RET_SUCCESS;
 	way->ready = known;
-	way->ifindex = known || answer == BPF_FIB_LKUP_RET_NO_NEIGH ? fib.ifindex : 0;
+	way->ifindex = known ? fib.ifindex : 0;
 	way->mtu = fib.mtu_result;
 	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) { /* says nothing of the MTU */
 		struct nat_device *out = nat_device(fib.ifindex);
 		way->mtu = out ? out->mtu : 0;
 		way->ifindex = out ? out->ifindex : 0;
 	}
-	__u64 dest = *(__u32 *)fib.dmac | (__u64) * (__u16 *)(fib.dmac + 4) << 32;
-	way->header.first = dest | (__u64) * (__u16 *)fib.smac << 48;
-	way->header.middle = *(__u16 *)(fib.smac + 2) | (__u32) * (__u16 *)(fib.smac + 4) << 16;
+	hop_header(&way->header, &fib);
 }
 
 /* The way of what is addressed as TO says and came in by DEVICE. */

@@ -249,26 +249,27 @@ class Change:
         self._clear_new_stages(one)
         again = self._load_again(one)
         loaded = self._load_part(program_name(one.hook), compiled, one)
-        for programs, number in again:  # they hand packets back
-            programs.set(number, loaded.fd)
+        for programs in again:  # they hand packets back
+            programs.set(0, loaded.fd)
         return loaded
 
-    def _load_again(self, one: Attachment) -> list[tuple[Map, int]]:
+    def _load_again(self, one: Attachment) -> list[Map]:
         """Load the programs that the one of an attachment hands packets to. Their array is the attachment's own and
-        made anew with it, so that it changes in one step with the program that calls them. Gives each array, and the
-        place in it for that program itself.
+        made anew with it, so that it changes in one step with the program that calls them. Gives the arrays, whose
+        first place is for that program itself.
         """
         compiled = self._compiled[one.key]
-        members = {name: self.new.instances[name] for name in one.stages}
-        for name, instance in members.items():
-            if again_names(one.hook, instance.mode):
-                spec = compiled.maps[MODES[instance.mode].traits.again_map]
-                self._built.again[again_pin(one, name)] = self._stack.enter_context(Map.create(spec))
-        for name, instance in members.items():
-            for number, function in enumerate(again_names(one.hook, instance.mode)):
-                self._built.again[again_pin(one, name)].set(number, self._load_part(function, compiled, one).fd)
-        counts = {name: len(again_names(one.hook, instance.mode)) for name, instance in members.items()}
-        return [(self._built.again[again_pin(one, name)], count) for name, count in counts.items() if count]
+        functions = {name: again_names(one.hook, self.new.instances[name].mode) for name in one.stages}
+        arrays: dict[str, Map] = {}
+        for name, some in functions.items():
+            if some:
+                spec = compiled.maps[MODES[self.new.instances[name].mode].traits.again_map]
+                arrays[name] = self._stack.enter_context(Map.create(spec))
+                self._built.again[again_pin(one, name)] = arrays[name]
+        for name, programs in arrays.items():
+            for number, function in enumerate(functions[name], start=1):
+                programs.set(number, self._load_part(function, compiled, one).fd)
+        return list(arrays.values())
 
     def _clear_new_stages(self, one: Attachment) -> None:
         """A stage gets the number of one that was detached from the port, but not its counters."""

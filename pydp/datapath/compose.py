@@ -61,9 +61,11 @@ def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tupl
     )  # fmt: skip
 
 
-def again_names(hook: str, mode: str) -> tuple[str, ...]:
-    """The C functions that a mode's stage hands a packet to which needs more than most."""
-    return tuple(f"{program_name(hook)}_{one}" for one in MODES[mode].traits.again) if kind_of(hook) == "tc" else ()
+def again_names(hook: str, mode: str) -> dict[str, str]:
+    """The C functions that a mode's stage hands a packet to which needs more than most, each with its variant of the
+    stage. In the order of their places in the prog array, of which the first is the attached program's.
+    """
+    return {f"{program_name(hook)}_{one}": one for one in MODES[mode].traits.again.get(kind_of(hook), ())}
 
 
 def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
@@ -71,7 +73,7 @@ def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
     includes += [f"{mode}.c" for _, mode in stages]
     text = "".join(f'#include "{name}"\n' for name in includes) + _program(program_name(hook), stages)
     for _, mode in stages:
-        for name, variant in zip(again_names(hook, mode), MODES[mode].traits.again, strict=False):
+        for name, variant in again_names(hook, mode).items():
             text += _program(name, stages, {mode: f"_{variant}"})
     return text
 

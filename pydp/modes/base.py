@@ -118,9 +118,10 @@ class Traits:
     the replace makes them larger. ``tails``: prog array -> program to put at index 0, on hook tc.
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
     would compete for a port's traffic. ``promiscuous``: its ports (Role.PORT) must take frames for others.
-    ``separate``: each port gets the hook that suits it best, whatever the others get. ``again``: programs of tc that
-    begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map`` is the prog
-    array that they are called by, of which each port and hook has its own; the port's own program is the last in it.
+    ``separate``: each port gets the hook that suits it best, whatever the others get. ``again``: by kind of hook,
+    programs that begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map``
+    is the prog array that they are called by, of which each port and hook has its own: the port's own program is at
+    index 0, then they come in order.
     """
 
     order: int
@@ -134,7 +135,7 @@ class Traits:
     claims: bool = True
     promiscuous: bool = False
     separate: bool = False
-    again: tuple[str, ...] = ()
+    again: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again_map: str = ""
 
 

@@ -19,7 +19,7 @@ from pydp.options import option
 
 MAX_PORTS = 256  # NAT_PORTS
 MAX_PLACES = 4096  # NAT_PLACES
-PORT_PRESENT, PORT_LOOSE = 1, 2  # enum nat_port_flag
+PORT_PRESENT, PORT_LOOSE, PORT_BRIDGE = 1, 2, 4  # enum nat_port_flag
 DEVICE_PORT, DEVICE_PEER, DEVICE_XDP = 1, 2, 4  # enum nat_device_flag
 WAYS = 8  # NAT_WAYS
 # The maps that services are written into, while the instance runs.
@@ -86,7 +86,7 @@ class NatMode(Mode):
         control=Control("nat_control", "nat_requests", "nat_cursor"),
         claims=False,
         separate=True,
-        again=("begin", "error", "answer"),
+        again={"tc": ("begin", "error", "answer"), "xdp": ("begin",)},
         again_map="nat_tails",
     )  # fmt: skip
     Options = NatOptions
@@ -183,6 +183,7 @@ def _ports(context: Context) -> dict[int, tuple[Any, ...]]:
     for ifindex, slot in context.slots.items():
         link, above = context.view.links[ifindex], _above(context, ifindex)
         flags = PORT_PRESENT | (0 if above.name in context.defaults.strict else PORT_LOOSE)
+        flags |= PORT_BRIDGE if link.kind == "bridge" else 0
         found[slot] = (_mac(link), _mac(above) or _mac(link), ifindex, above.ifindex, flags, 0)
     return found
 

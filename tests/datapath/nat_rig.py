@@ -39,6 +39,8 @@ ADDRESSES: Mapping[int, Sequence[str]] = {
 SMALL = {"flows": 1024, "max_services": 256, "max_backends": 256, "max_slots": 1 << 17}
 NEIGHBOUR = "02:00:00:00:0b:{:02x}"  # who is behind a port
 HOPS = 1024  # NAT_HOPS
+IP_UDP = 17
+UDP_YOUNG, UDP_TICKS = 128, 16  # NAT_UDP_YOUNG, and ticks of an instant by NAT_UDP_SHIFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +218,11 @@ class NatRig:
             tails = {}
             if functions := again_names(hook, "nat"):
                 tails["nat_tails"] = self._stack.enter_context(Map.create(self._compiled[hook].maps["nat_tails"]))
-            for number, function in enumerate(functions):
+            for number, function in enumerate(functions, start=1):
                 tails["nat_tails"].set(number, self._load(port, hook, function, tails).fd)
             self._programs[port, hook] = self._load(port, hook, program_name(hook), tails)
             if functions:
-                tails["nat_tails"].set(len(functions), self._programs[port, hook].fd)
+                tails["nat_tails"].set(0, self._programs[port, hook].fd)
         return self._programs[port, hook]
 
     def _load(self, port: int, hook: str, function: str, tails: Mapping[str, Map]) -> Program:
@@ -239,8 +241,8 @@ class NatRig:
         for _, one in self.maps["nat_flows"]:
             life = (one.life - now + (1 << 31)) % (1 << 32) - (1 << 31)
             kind = classes.name_of(one.life >> 32).removeprefix("NAT_CLASS_")
-            if kind in ("NEW", "ASSURED") and life >= 0:
-                state = states.name_of(one.state).removeprefix("NAT_STATE_")
+            if kind in ("NEW", "ASSURED", "CLOSING") and life >= 0:
+                state = _udp_state(one) or states.name_of(one.state).removeprefix("NAT_STATE_")
                 original, reply = (_ends(each, one.version) for each in (one.original, one.reply))
                 found.append(Flow(one.protocol, original, reply, kind, state, one.flags, one.backend, life,
                                   one.packets, one.bytes))  # fmt: skip
@@ -272,7 +274,7 @@ class NatRig:
         for number, one in self.maps["nat_flows"]:
             if one.life:
                 life = one.life & ~0xFFFFFFFF | (one.life - ticks) & 0xFFFFFFFF
-                flows[number] = one._replace(life=life)
+                flows[number] = one._replace(life=life, state=_aged(one, ticks))
         self.maps["nat_flows"].update(flows)
         for name in ("nat_clients", "nat_pieces"):
             if name in self.maps:
@@ -284,6 +286,21 @@ def way_index(address: tuple[int, int, int, int], device: int) -> int:
     """Place of a destination in nat_ways (nat_way_find)."""
     hashed = ((address[0] | address[3] << 32) ^ device) * 0x9E3779B97F4A7C15
     return hashed >> 54 & HOPS - 1
+
+
+def _udp_state(one: Any) -> str:
+    """Of a flow of UDP (enum nat_udp); empty for others."""
+    if one.protocol != IP_UDP:
+        return ""
+    return "YOUNG" if one.state & UDP_YOUNG else "OLD" if one.state else "NONE"
+
+
+def _aged(one: Any, ticks: int) -> int:
+    """The state, in which a flow of UDP has the instant when it began (nat_udp_next)."""
+    if _udp_state(one) != "YOUNG":
+        return int(one.state)
+    instant = one.state - min(round(ticks / UDP_TICKS), UDP_YOUNG - 16)
+    return UDP_YOUNG | instant & UDP_YOUNG - 1
 
 
 def _mac(context: Context, port: int) -> bytes:

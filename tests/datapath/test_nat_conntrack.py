@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -31,7 +33,7 @@ from tests.datapath.nat_net import (
     tuple_of,
     unsummed,
 )
-from tests.datapath.nat_rig import NatRig
+from tests.datapath.nat_rig import Flow, NatRig
 from tests.datapath.rewrite_rig import Ends
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -46,24 +48,26 @@ STATES = [
     (OPEN, "ESTABLISHED", "ASSURED", 432_000),
     (f"{OPEN} >PA <A <PA >A", "ESTABLISHED", "ASSURED", 432_000),
     (f"{OPEN} >S", "ESTABLISHED", "ASSURED", 432_000),
-    (f"{OPEN} >FA", "FIN_WAIT", "ASSURED", 120),
-    (f"{OPEN} >FA >FA", "FIN_WAIT", "ASSURED", 120),
-    (f"{OPEN} >FA <A", "CLOSE_WAIT", "ASSURED", 60),
-    (f"{OPEN} >FA <A <PA >A", "CLOSE_WAIT", "ASSURED", 60),
-    (f"{OPEN} >FA <A <FA", "LAST_ACK", "ASSURED", 30),
-    (f"{OPEN} >FA <FA", "LAST_ACK", "ASSURED", 30),
-    (f"{OPEN} >FA <A <FA >A", "TIME_WAIT", "NEW", 120),
-    (f"{OPEN} <FA >A >FA <A", "TIME_WAIT", "NEW", 120),
-    (f"{OPEN} <FA >FA <A", "TIME_WAIT", "NEW", 120),
-    (f"{OPEN} >FA <A <FA >A <R", "TIME_WAIT", "NEW", 120),
+    (f"{OPEN} >FA", "FIN_WAIT", "CLOSING", 120),
+    (f"{OPEN} >FA >FA", "FIN_WAIT", "CLOSING", 120),
+    (f"{OPEN} >FA <A", "CLOSE_WAIT", "CLOSING", 60),
+    (f"{OPEN} >FA <A <PA >A", "CLOSE_WAIT", "CLOSING", 60),
+    (f"{OPEN} >FA <A <FA", "LAST_ACK", "CLOSING", 30),
+    (f"{OPEN} >FA <FA", "LAST_ACK", "CLOSING", 30),
+    (f"{OPEN} >FA <A <FA >A", "TIME_WAIT", "CLOSING", 120),
+    (f"{OPEN} <FA >A >FA <A", "TIME_WAIT", "CLOSING", 120),
+    (f"{OPEN} <FA >FA <A", "TIME_WAIT", "CLOSING", 120),
+    (f"{OPEN} >FA <A <FA >A <R", "TIME_WAIT", "CLOSING", 120),
     (">S <RA", "CLOSE", "NEW", 10),
-    (f"{OPEN} >R", "CLOSE", "NEW", 10),
-    (f"{OPEN} <RA", "CLOSE", "NEW", 10),
+    (f"{OPEN} >R", "CLOSE", "CLOSING", 10),
+    (f"{OPEN} <RA", "CLOSE", "CLOSING", 10),
     (f"{OPEN} <R >A", "ESTABLISHED", "ASSURED", 432_000),
     (f"{OPEN} <R >S", "SYN_SENT", "NEW", 120),
     (f"{OPEN} >FA <A <FA >A >S <SA >A", "ESTABLISHED", "ASSURED", 432_000),
     (">A", "ESTABLISHED", "NEW", 300),
-    (">A <A", "ESTABLISHED", "ASSURED", 432_000),
+    (">A <A", "ESTABLISHED", "NEW", 300),
+    (">A <A >A", "ESTABLISHED", "ASSURED", 432_000),
+    (">S <SA <FA", "FIN_WAIT", "NEW", 120),
 ]
 UNTOUCHED = ("PASS_UNCLAIMED", PASS)
 UDP = "udp:10.96.0.1:53=10.0.1.2:5353"
@@ -106,18 +110,38 @@ def test_states_of_tcp(nat: MakeNat, segments: str, state: str, kind: str, secon
 
 
 def test_times_of_udp(nat: MakeNat, net: Net) -> None:
+    """As nf_conntrack: it has to be answered, and to go on for two seconds."""
     rig = nat()
     net.serve(rig, "udp")
-    for _ in range(2):
+
+    def ask() -> Flow:
         check_forwarded(rig, datagram(net.asked), WORLD, datagram(net.given), FIRST)
+        return rig.flows()[0]
+
+    def answer() -> Flow:
+        check_forwarded(rig, datagram(net.given.inverse), FIRST, datagram(net.asked.inverse), WORLD)
+        return rig.flows()[0]
+
+    begun = time.monotonic()
+    young = [ask(), ask(), answer(), ask(), answer()]
+    if time.monotonic() - begun < 1.8:
+        assert {(one.state, one.kind, left(one.life)) for one in young} == {("YOUNG", "NEW", 30)}
+    rig.age(2.5)
+    for one in (answer(), ask(), answer()):
+        assert (one.state, one.kind, left(one.life)) == ("OLD", "ASSURED", 120)
+
+
+@pytest.mark.parametrize("seconds", [2.5, 20, 25])
+def test_a_late_answer_alone_assures_nobody(nat: MakeNat, seconds: float) -> None:
+    rig, net = nat(), NETS[4]
+    net.serve(rig, "udp")
+    check_forwarded(rig, datagram(net.asked), WORLD, datagram(net.given), FIRST)
+    rig.age(seconds)
+    for kind, timeout in (("NEW", 30), ("ASSURED", 120)):
+        check_forwarded(rig, datagram(net.given.inverse), FIRST, datagram(net.asked.inverse), WORLD)
         (flow,) = rig.flows()
-        assert (flow.state, flow.kind, left(flow.life)) == ("NONE", "NEW", 30)
-    rig.age(29)
-    check_forwarded(rig, datagram(net.given.inverse), FIRST, datagram(net.asked.inverse), WORLD)
-    for _ in range(2):
-        (flow,) = rig.flows()
-        assert (flow.state, flow.kind, left(flow.life)) == ("NONE", "ASSURED", 120)
-        check_forwarded(rig, datagram(net.asked), WORLD, datagram(net.given), FIRST)
+        assert (flow.state, flow.kind, left(flow.life)) == ("OLD", kind, timeout)
+        rig.pause()
 
 
 @pytest.mark.parametrize("flags", ["R", "RA", "", "SF", "SFA", "F", "FA", "SA", "SR", "U", "P"])
@@ -196,14 +220,38 @@ def udp_frames(source: str, count: int, first: int = 1024) -> list[bytes]:
     return [ports_changed(like, sport=first + number) for number in range(count)]
 
 
-def assured(rig: NatRig, count: int) -> list[bytes]:
-    """So many flows that both sides were heard of; what their clients send."""
-    frames = udp_frames("198.51.100.7", count)
+def answered(rig: NatRig, source: str, count: int) -> list[bytes]:
+    """So many flows of UDP that both sides were heard of; what their clients send."""
+    frames = udp_frames(source, count)
     rig.sends(frames, WORLD)
-    reply = unsummed(Ends("10.0.1.2", 5353, "198.51.100.7", 0), FIRST)
+    reply = unsummed(Ends("10.0.1.2", 5353, source, 0), FIRST)
     rig.sends([ports_changed(reply, dport=1024 + number) for number in range(count)], FIRST)
-    assert sum(flow.kind == "ASSURED" for flow in rig.flows()) == count
     return frames
+
+
+def assured(rig: NatRig, count: int) -> list[bytes]:
+    """So many flows that are assured; what their clients send."""
+    frames = answered(rig, "198.51.100.7", count)
+    rig.age(3)
+    rig.sends(frames, WORLD)
+    assert kinds(rig)["ASSURED"] == count
+    return frames
+
+
+def ended(rig: NatRig, count: int) -> None:
+    """So many connections that were assured and are ending."""
+    asked, given = Ends("198.51.100.8", 0, "10.96.0.1", 80), Ends("10.0.1.2", 8080, "198.51.100.8", 0)
+    for flags, back in (("S", False), ("SA", True), ("A", False), ("FA", False)):
+        like = arriving(segment(given if back else asked, flags), FIRST if back else WORLD)
+        ports = range(1024, 1024 + count)
+        frames = [ports_changed(like, dport=one) if back else ports_changed(like, sport=one) for one in ports]
+        rig.sends(frames, FIRST if back else WORLD)
+    assert kinds(rig)["CLOSING"] == count
+
+
+def kinds(rig: NatRig) -> Counter[str]:
+    """How many flows of each class live."""
+    return Counter(flow.kind for flow in rig.flows())
 
 
 def translated(rig: NatRig, frames: list[bytes]) -> int:
@@ -212,8 +260,8 @@ def translated(rig: NatRig, frames: list[bytes]) -> int:
     return sum(frame[30:34] == backend for frame in rig.sends(frames, WORLD))
 
 
-@pytest.mark.parametrize("kind", ["udp", "tcp"])
-def test_a_flood_evicts_nobody_who_was_answered(nat_on: MakeNat, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["udp", "tcp", "answered"])
+def test_a_flood_evicts_nobody_who_is_assured(nat_on: MakeNat, kind: str) -> None:
     rig = nat_on("tc")
     rig.serve(parse_service(UDP), parse_service("tcp:10.96.0.1:80=10.0.1.2:8080"))
     mine = assured(rig, 600)
@@ -221,11 +269,14 @@ def test_a_flood_evicts_nobody_who_was_answered(nat_on: MakeNat, kind: str) -> N
     if kind == "tcp":
         like = arriving(segment(Ends("203.0.113.9", 0, "10.96.0.1", 80), "S"), WORLD)
         flood = [ports_changed(like, sport=1024 + number) for number in range(4000)]
-    assert translated(rig, flood) > 3900
+    if kind == "answered":
+        answered(rig, "203.0.113.9", 4000)
+    else:
+        assert translated(rig, flood) > 3900
     assert len(rig.flows()) == 1024
     assert rig.events()["evicted"] > 3400
     assert translated(rig, mine) == 600
-    assert sum(flow.kind == "ASSURED" for flow in rig.flows()) == 600
+    assert kinds(rig)["ASSURED"] == 600
 
 
 def test_a_table_full_of_connections_takes_no_more(nat: MakeNat) -> None:
@@ -238,6 +289,30 @@ def test_a_table_full_of_connections_takes_no_more(nat: MakeNat) -> None:
     assert rig.maps["nat_failures"].sums() == {0: (0, 1, 0, 0)}
     assert translated(rig, mine) == 1024
     assert {len(places) for places in rig.index().values()} == {2}
+
+
+def test_connections_that_end_make_room(nat_on: MakeNat) -> None:
+    """For want of others; what is assured and goes on stays."""
+    rig = nat_on("tc")
+    rig.serve(parse_service(UDP), parse_service("tcp:10.96.0.1:80=10.0.1.2:8080"))
+    mine = assured(rig, 512)
+    ended(rig, 512)
+    assert len(rig.flows()) == 1024
+    assert translated(rig, udp_frames("203.0.113.9", 256)) >= 254
+    assert rig.events()["evicted"] >= 254
+    assert kinds(rig)["ASSURED"] == 512
+    assert translated(rig, mine) == 512
+    assert {len(places) for places in rig.index().values()} == {2}
+
+
+def test_new_flows_make_room_before_connections_that_end(nat_on: MakeNat) -> None:
+    rig = nat_on("tc")
+    rig.serve(parse_service(UDP), parse_service("tcp:10.96.0.1:80=10.0.1.2:8080"))
+    ended(rig, 512)
+    translated(rig, udp_frames("198.51.100.9", 512))
+    assert kinds(rig) == {"CLOSING": 512, "NEW": 512}
+    assert translated(rig, udp_frames("203.0.113.9", 256)) == 256
+    assert kinds(rig) == {"CLOSING": 512, "NEW": 512}
 
 
 def test_room_is_found_behind_many_connections(nat_on: MakeNat) -> None:

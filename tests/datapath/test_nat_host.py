@@ -13,8 +13,8 @@ import pytest
 
 from pydp.services.text import parse_redirect, parse_service
 from tests.datapath.conftest import MakeNat
-from tests.datapath.frames import Ether, Packet
-from tests.datapath.harness import PASS, Result, port_mac
+from tests.datapath.frames import ICMP, IP, Ether, ICMPv6PacketTooBig, IPv6, Packet, Raw
+from tests.datapath.harness import DROP, PASS, REDIRECT, Result, port_mac
 from tests.datapath.nat_net import (
     FIRST,
     FORWARDED,
@@ -101,6 +101,36 @@ def test_a_client_whose_backend_is_on_the_way(nat: MakeNat, net: Net) -> None:
     check(rig.host(leaving(segment(asked, "S"), WORLD), WORLD), FORWARDED, leaving(segment(given, "S"), WORLD))
     back = carry(rig, segment(given.inverse, "SA"), WORLD)
     check(back, HANDED_ON, arriving(segment(asked.inverse, "SA"), WORLD))
+
+
+@pytest.mark.parametrize("may_be_cut", [False, True], ids=["whole", "cut"])
+def test_a_client_whose_packets_are_too_long_for_the_way(nat: MakeNat, net: Net, may_be_cut: bool) -> None:
+    """The stack has kept to the way to the service. It heeds the answer also where it may cut the packet up."""
+    rig = nat()
+    net.serve(rig)
+    rig.route(net.backend, FIRST, mtu=1400)
+    asked, given = mine(net)
+    data = bytes(1400 - 40 - (20 if net.version == 6 else 0))
+    packet, fits = segment(asked, "PA", data), segment(given, "PA", data)
+    if net.version == 4 and not may_be_cut:
+        packet[IP].flags = fits[IP].flags = "DF"
+    check(rig.host(leaving(packet, WORLD), WORLD), FORWARDED, leaving(fits, WORLD))
+    frame = leaving(packet / Raw(b"!"), WORLD)
+    if net.version == 6:
+        said = IPv6(src=net.vip, dst=asked.source, hlim=64) / ICMPv6PacketTooBig(mtu=1400) / Raw(frame[14:][:1232])
+    else:
+        header = IP(src=net.vip, dst=asked.source, ttl=64, tos=0xC0, id=0, flags="DF")
+        said = header / ICMP(type=3, code=4, nexthopmtu=1400) / Raw(frame[14:][:548])
+    check(rig.host(frame, WORLD), ("FORWARD_REPLY", REDIRECT), turned(Ether() / said, WORLD, WORLD))
+
+
+def test_what_is_forwarded_for_others_is_too_long_for_the_way(nat: MakeNat, net: Net) -> None:
+    """Of devices without a program; whoever sent it is not told."""
+    rig = nat()
+    net.serve(rig)
+    rig.route(net.backend, FIRST, mtu=1400)
+    frame = leaving(segment(net.asked, "A", bytes(1400)), WORLD)
+    assert outcome(rig.host(frame, WORLD, ingress_ifindex=ELSEWHERE)) == ("DROP_MTU", DROP)
 
 
 def test_a_client_whose_backend_is_nowhere(nat: MakeNat, net: Net) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short way of packets whose flow was just seen (bpf_src/nat/short.h): the same frames and counts as by the long
-way, and only packets that it is for. What takes it is told by taking the conntrack table away meanwhile.
+way, and only packets that it is for. What takes it is told by taking the conntrack table and the services away
+meanwhile.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("requires_root")
 NET = NETS[4]
 TRIES = 40  # a record is good for some milliseconds, which the test does not always meet
 TABLE = ("nat_flows", "nat_index")
+SERVICES = "nat_frontends"
 LONG = b"0123456789" * 142
 
 
@@ -49,22 +51,24 @@ def rig(_rig: NatRig) -> NatRig:
 
 
 def taken_short(rig: NatRig, warm: bytes, frame: bytes, port: int) -> bytes | None:
-    """FRAME as it was sent on without a conntrack table right after WARM; None if it was not in any of the tries."""
-    saved = {name: dict(rig.maps[name].items()) for name in TABLE}
+    """FRAME as it was sent on without table and services right after WARM; None if it was not in any of the tries."""
+    saved = {name: dict(rig.maps[name].items()) for name in (*TABLE, SERVICES)}
     empty = {name: rig.maps[name].spec.value.unpack(bytes(rig.maps[name].spec.value.size)) for name in TABLE}
     try:
         for _ in range(TRIES):
             assert outcome(rig.send(warm, port)) == FORWARDED
             for name in TABLE:
                 rig.maps[name].update({key: empty[name] for key, value in saved[name].items() if value != empty[name]})
+            rig.maps[SERVICES].sync({})
             result = rig.send(frame, port)
+            rig.maps[SERVICES].update(saved[SERVICES])
             for name in TABLE:
                 rig.maps[name].update({key: value for key, value in saved[name].items() if value != empty[name]})
             if outcome(result) == FORWARDED:
                 return result.frame
     finally:
-        for name in TABLE:
-            rig.maps[name].update(saved[name])
+        for name, entries in saved.items():
+            rig.maps[name].update(entries)
     return None
 
 

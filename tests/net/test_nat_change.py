@@ -7,13 +7,10 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -361,57 +358,3 @@ def openings(proto: str) -> list[bytes]:
 def _events() -> dict[str, int]:
     with Reader.open(Datapath()) as reader:
         return conntrack.events(reader, reader.state.instances["nat"])
-
-
-class _Page(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    body = os.urandom(5000)
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-class _Pages(ThreadingTCPServer):
-    """HTTPServer would look up its own name, and that takes seconds."""
-
-    allow_reuse_address = daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: object) -> None:
-        """Nothing: clients that leave are none."""
-
-
-@contextlib.contextmanager
-def pages(site: Site) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for one in site.inside:
-            server = one.ns.call(_Pages, (one.address4, 8000), _Page)
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield
-
-
-def test_http(site: Site) -> None:
-    """A web server in each container, asked by curl and by wrk."""
-    backends = ",".join(f"{one.address4}:8000" for one in site.inside)
-    services(site, "add", [parse_service(f"tcp:{VIP}:8000={backends}")])
-    with pages(site):
-        got = site.outside.call(_curl)
-        assert got == [_Page.body] * 5
-        for ns in (site.outside, site.inside[0].ns, site.router):
-            said = ns.run(["wrk", "-t", "1", "-c", "8", "-d", "1", f"http://{VIP}:8000/"]).stdout
-            assert "Socket errors" not in said, said
-            assert "Non-2xx" not in said, said
-            assert "requests in" in said, said
-
-
-def _curl() -> list[bytes]:
-    command = ["curl", "-sS", "--fail", "--max-time", "3", f"http://{VIP}:8000/"]
-    return [subprocess.run(command, check=True, capture_output=True).stdout for _ in range(5)]

@@ -14,6 +14,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Router_Alert, fragment
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkInit, SCTPChunkInitAck
 from scapy.packet import Packet, Raw
 
 from pydp.lab import Capture
@@ -142,6 +143,18 @@ def test_packets_of_flows(twins: dict[str, Twin], hook: str) -> None:
                 IP(src=HERE, dst=VIP, id=7, flags="DF") / TCP(flags="S", options=[("MSS", 1460), ("WScale", 7)], **tcp),
             ],
             [IP(src=BACKEND, dst=HERE, flags="DF") / TCP(flags="SA", options=[("MSS", 1460)], **tcp_back)],
+        ),
+        "sctp": (
+            [IP(src=HERE, dst=VIP, id=7) / SCTP(sport=first + 5, dport=80, tag=0) / SCTPChunkInit(init_tag=0x1111)],
+            [
+                IP(src=BACKEND, dst=HERE, id=8)
+                / SCTP(sport=8080, dport=first + 5, tag=0x1111)
+                / SCTPChunkInitAck(init_tag=0x2222)
+            ],
+        ),
+        "sctp over IPv6": (
+            [IPv6(**v6) / SCTP(sport=first + 5, dport=80, tag=0) / SCTPChunkInit(init_tag=0x1111)],
+            [IPv6(**v6_back) / SCTP(sport=8080, dport=first + 5, tag=0x1111) / SCTPChunkInitAck(init_tag=0x2222)],
         ),
         "udp over IPv6": (
             [IPv6(**v6, fl=0x12345, tc=0xB9) / UDP(sport=first, dport=80) / Raw(b"there")],

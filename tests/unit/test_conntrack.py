@@ -108,6 +108,20 @@ def test_other_protocols_and_ipv6(abi: Abi) -> None:
     assert (other.protocol_name, other.is_echo) == ("47", False)
 
 
+@pytest.mark.parametrize("state", [0, 1, 128, 255])
+def test_flows_of_udp_have_no_state(abi: Abi, state: int) -> None:
+    """They have a stamp in its place (enum nat_udp)."""
+    assert [flow.state for flow in Table(abi, [record(abi, protocol=17, state=state)]).flows()] == ["NONE"]
+
+
+def test_connections_that_end_are_assured(abi: Abi) -> None:
+    table = Table(abi, [record(abi, kind=4, state=7), record(abi), record(abi, kind=NEW)])
+    assert [(flow.state, flow.assured) for flow in table.flows()] == [
+        ("TIME_WAIT", True), ("ESTABLISHED", True), ("ESTABLISHED", False),
+    ]  # fmt: skip
+    assert table.census() == Census(new=1, assured=2) == Census.of(table.flows())
+
+
 def test_what_does_not_live_is_left_out(abi: Abi) -> None:
     """Free records, such that a CPU is writing, and such whose time is over; ticks wrap around."""
     records = [

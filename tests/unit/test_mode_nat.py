@@ -208,7 +208,7 @@ def test_sizes() -> None:
 def test_ports() -> None:
     """What comes in by a port of a bridge is the bridge's for the routing, but not what comes in by one of a VRF.
 
-    Of rp_filter that of the device counts which the routing sees.
+    Of rp_filter that of the device counts which the routing sees. A bridge is marked as one.
     """
     entries = MODE.entries(*made("eth0", "veth1", "eth1", "br0"))
     own, master = (int.from_bytes(mac(ifindex), "little") for ifindex in (VETH, BRIDGE))
@@ -217,7 +217,7 @@ def test_ports() -> None:
         0: (eth0, eth0, ETH0, ETH0, 1, 0),
         1: (own, master, VETH, BRIDGE, 3, 0),
         2: (eth1, eth1, SLAVE, SLAVE, 3, 0),
-        3: (master, master, BRIDGE, BRIDGE, 3, 0),
+        3: (master, master, BRIDGE, BRIDGE, 7, 0),
     }
 
 
