@@ -7,10 +7,10 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 C_SOURCES := find bpf_src -name '*.[ch]' -print0 | xargs -0r
 
-.PHONY: help setup root check format test demo bench clean
+.PHONY: help setup root check format test demo bench report dashboards clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: ## install what is missing: apt packages, .venv, bpffs
 	@scripts/setup
@@ -39,6 +39,13 @@ demo: root setup ## the same traffic through the kernel's bridge and through pyd
 
 bench: root setup ## the benchmarks, with medians and intervals
 	@$(BIN)/pydp bench $(ARGS)
+
+report: root setup ## a quick run of all benchmarks, as a page and as JSON below build/
+	@mkdir -p build
+	@$(BIN)/pydp bench --quick --json build/bench.json --html build/bench.html $(ARGS)
+
+dashboards: setup ## write Grafana's dashboards anew from their sources
+	@$(BIN)/python -m pydp.monitoring
 
 clean: ## remove what was built: .venv, caches, wheels
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -280,6 +280,11 @@ def link_info(fd: int) -> LinkInfo:
     return found
 
 
+def enable_stats() -> int:
+    """Have the kernel count and time runs of all programs while the descriptor that this gives is open (Linux 5.8)."""
+    return _call("bpf_enable_stats", 0)  # BPF_STATS_RUN_TIME
+
+
 def prog_fd_by_id(prog_id: int) -> int:
     return _call("bpf_prog_get_fd_by_id", prog_id)
 

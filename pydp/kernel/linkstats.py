@@ -15,6 +15,7 @@ _IFINFOMSG = struct.Struct("=BxHiII")
 _IF_STATS_MSG = struct.Struct("=BxHII")
 _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 10, 18, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_VXLAN_LINK = 1, 2, 3
+_IFLA_BR_FDB_N_LEARNED, _IFLA_BR_FDB_MAX = 48, 49  # since Linux 6.7
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
 _IFLA_STATS_LINK_64 = 1
 _FILTER_LINK_64 = 1 << (_IFLA_STATS_LINK_64 - 1)
@@ -23,7 +24,7 @@ _LINK_STATS64 = struct.Struct("=8Q")  # the first members of struct rtnl_link_st
 
 @dataclass(frozen=True, slots=True)
 class LinkStats:
-    """Counters of a device since it was made, as its driver counts: frames, bytes, and frames dropped."""
+    """Counters of a device since it was made, as its driver counts: frames, bytes, frames dropped and in error."""
 
     rx_packets: int
     tx_packets: int
@@ -31,6 +32,8 @@ class LinkStats:
     tx_bytes: int
     rx_dropped: int
     tx_dropped: int
+    rx_errors: int = 0
+    tx_errors: int = 0
 
 
 def read_link_stats() -> dict[int, LinkStats]:
@@ -47,8 +50,8 @@ def _decoded(messages: list[tuple[bytes, int, int]]) -> Iterator[tuple[int, Link
         _, _, ifindex, _ = _IF_STATS_MSG.unpack_from(datagram, start)
         found = attributes(datagram, start + _IF_STATS_MSG.size, end).get(_IFLA_STATS_LINK_64)
         if found:
-            rx, tx, rx_bytes, tx_bytes, _, _, rx_dropped, tx_dropped = _LINK_STATS64.unpack_from(found)
-            yield ifindex, LinkStats(rx, tx, rx_bytes, tx_bytes, rx_dropped, tx_dropped)
+            rx, tx, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_lost, tx_lost = _LINK_STATS64.unpack_from(found)
+            yield ifindex, LinkStats(rx, tx, rx_bytes, tx_bytes, rx_lost, tx_lost, rx_errors, tx_errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,35 @@ class VxlanDevice:
     lower: int
 
 
+@dataclass(frozen=True, slots=True)
+class BridgeDevice:
+    """A kernel bridge: its name, the addresses it has learned and how many it may learn (0: no limit); None before
+    Linux 6.7, which did not count them.
+    """
+
+    name: str
+    learned: int | None = None
+    max_learned: int | None = None
+
+
+def read_bridges() -> Mapping[int, BridgeDevice]:
+    """The kernel's bridges in the current namespace by ifindex. Raises OSError."""
+    devices = {}
+    for ifindex, found in _links_of("bridge"):
+        data = nested(nested(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_DATA, b""))
+        devices[ifindex] = BridgeDevice(
+            text(found[_IFLA_IFNAME]), _number(data.get(_IFLA_BR_FDB_N_LEARNED)), _number(data.get(_IFLA_BR_FDB_MAX))
+        )
+    return devices
+
+
+def _number(value: bytes | None) -> int | None:
+    return None if value is None else int.from_bytes(value, sys.byteorder)
+
+
 def read_bridge_names() -> Mapping[int, str]:
     """Names of the kernel's bridges in the current namespace by ifindex. Raises OSError."""
-    return {ifindex: text(found[_IFLA_IFNAME]) for ifindex, found in _links_of("bridge")}
+    return {ifindex: one.name for ifindex, one in read_bridges().items()}
 
 
 def read_vxlan_devices() -> Mapping[int, VxlanDevice]:

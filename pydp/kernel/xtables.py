@@ -9,7 +9,7 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ _FAMILIES: Mapping[int, tuple[str, int, int, int]] = {
     socket.AF_INET: ("ip_tables_names", socket.SOL_IP, 88, 96),
     socket.AF_INET6: ("ip6_tables_names", _SOL_IPV6, 140, 152),
 }
+_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+_ERROR = "ERROR"  # the target of the entry before each chain that a user made, and of the last entry
 _EBT_REPLACE_SIZE, _EBT_NENTRIES = 120, 36
 
 
@@ -88,21 +90,52 @@ def _table(family: int, level: int, table: str) -> tuple[tuple[Any, ...], bytes]
         return info, _getsockopt(sock, level, _GET_ENTRIES, ask + bytes(info[13]))[len(ask) :]
 
 
-def read_entries(family: int, table: str) -> Iterator[tuple[str, int]]:
-    """(name of the target, packets) of each rule of a table of iptables-legacy or ip6tables-legacy, if it is loaded; ""
-    for a verdict or a jump. Raises OSError.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A rule and what it counted; ``target`` is "" for a verdict or a jump."""
+
+    chain: str
+    target: str
+    packets: int
+    bytes: int
+
+
+def loaded_tables(family: int) -> list[str]:
+    """Names of the tables of iptables-legacy or ip6tables-legacy that are loaded in the current namespace."""
+    return _names(_FAMILIES[family][0])
+
+
+def read_entries(family: int, table: str) -> list[Entry]:
+    """The rules of a table that is loaded, without the policies of its chains. Raises OSError.
+
+    A chain of the table's own begins at a hook_entry and ends with the underflow of its hook, which is its policy. One
+    that a user made begins with an entry whose target is ERROR and holds the name, and ends with a RETURN.
     """
-    file, level, target_at, counters_at = _FAMILIES[family]
-    if table not in _names(file):
-        return
-    _, entries = _table(family, level, table)
-    at = 0
+    _, level, target_at, counters_at = _FAMILIES[family]
+    info, entries = _table(family, level, table)
+    valid = [hook for hook in range(_HOOKS) if info[1] >> hook & 1]
+    heads = {info[2 + hook]: _CHAINS[hook] for hook in valid}
+    policies = {info[7 + hook] for hook in valid}
+    found: list[Entry] = []
+    at, chain, own = 0, "", True
     while at < len(entries):
         target, following = struct.unpack_from("=HH", entries, at + target_at)
-        name = entries[at + target + 2 : at + target + 31].partition(b"\0")[0].decode()
-        (packets,) = struct.unpack_from("=Q", entries, at + counters_at)
-        yield name, packets
+        name = _zero_terminated(entries, at + target + 2, 29)
+        if name == _ERROR:
+            if not own:
+                del found[-1]  # the RETURN of the chain before
+            chain, own = _zero_terminated(entries, at + target + 32, 30), False
+        else:
+            chain = heads.get(at, chain)
+            if at not in policies:
+                packets, size = struct.unpack_from("=QQ", entries, at + counters_at)
+                found.append(Entry(chain, name, packets, size))
         at += following
+    return found
+
+
+def _zero_terminated(data: bytes, at: int, size: int) -> str:
+    return data[at : at + size].partition(b"\0")[0].decode(errors="replace")
 
 
 def _ebtables_rules(table: str) -> int:

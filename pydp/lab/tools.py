@@ -30,15 +30,18 @@ class IperfResult:
 
 
 def iperf3(
-    server: Namespace, client: Namespace, addr: str, *, seconds: float = 2, extra: Sequence[str] = (), port: int = 0
-) -> IperfResult:
-    """Run iperf3 from client to server; ``extra`` are options of the client (-R, -u -b 0, -P 4, -M 1400 ...).
+    server: Namespace, client: Namespace, addr: str, *, seconds: float = 2, nbytes: int = 0,
+    extra: Sequence[str] = (), port: int = 0,
+) -> IperfResult:  # fmt: skip
+    """Run iperf3 from client to server, with ``nbytes`` until so many are sent; ``extra`` are options of the client
+    (-R, -u -b 0, -P 4, -M 1400 ...).
 
     Raises LabError with iperf3's message when it fails.
     """
     port = port or free_port(server, addr)
+    until = ["-n", str(nbytes)] if nbytes else ["-t", str(seconds)]
     with _serving(server, ["iperf3", "-s", "-1", "-B", addr, "-p", str(port)], port, "tcp"):
-        command = ["iperf3", "-J", "-c", addr, "-p", str(port), "-t", str(seconds), *extra]
+        command = ["iperf3", "-J", "-c", addr, "-p", str(port), *until, *extra]
         done = client.run(command, check=False, timeout=seconds + 30)
     try:
         raw = json.loads(done.stdout)

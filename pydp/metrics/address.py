@@ -49,10 +49,10 @@ def listen_on(text: str) -> socket.socket:
     return sock
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: socket.socket, scheme: str = "http") -> str:
     """Where a browser finds it."""
     host, port = sock.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
 def _refusal(text: str, error: OSError) -> PydpError:

@@ -18,31 +18,37 @@ hook        "tc", "tc-egress", "xdp", "xdp-generic"
 verdict     "forward", "flood", "punt", "drop", "pass"; reason is the rest of the verdict's name in abi.h, in lower case
 map         name of a map in the C text
 kind        of addresses: "learned", "permanent", "local"; of flows: "new", "assured", of the kernel's "all"
-collector   "datapath", "kernel", "programs", "maps", "fdb", "tunnels", "conntrack", "services", "rules"
+operation   "insert", "update", "expire", "evict", "fail" (there was no place)
+family      of rules: "ip", "ip6", "inet", "arp", "bridge", "netdev"; table, chain: their names, "" where too many
+cpu         number of a CPU; state, of CPU time: as in /proc/stat
+collector   "datapath", "kernel", "programs", "maps", "fdb", "tunnels", "conntrack", "services", "rules", "machine"
 
 A port counts for one instance in the pydp_path_* metrics, the one that decides about its frames, and has the same
 labels on both sides but for path. Counters go on when an instance is replaced; a detach ends them.
 
-There is no pydp_map_operations_total: the kernel does not count what programs do to a map, and counting it in them
-would cost every packet.
+The kernel does not count what programs do to a map: pydp_map_operations_total is there for tables that count that
+themselves, the FDB and the conntrack table.
+
+How many series there are at the most:
+
+a port      4 of path="ebpf" for each direction, 8 of path="kernel", 4 for each hook, 2 for each verdict that occurred
+            (there are 64, some 20 occur); an instance has up to 256 ports
+a bridge or vxlan device of the kernel   10; 256 of those that no instance adopted, the others are left out
+an instance 20, 2 for each of its maps that can fill up (up to 10), 25 with an FDB, 25 with a conntrack table
+a tunnel    4; above 10,000 tunnels of an instance those of a VNI count together
+a backend   7, a service up to 4 failures; above 10,000 backends those of a service count together, and above 10,000
+            services all of them
+a chain of netfilter with rules   3; above 200 chains those of a tool and family count together; nat actions 2 each
+a CPU       3; the machine 9; a collector 2
+
+So 256 ports with a bridge make some 15,000 series, and 10,000 services with a backend each 70,000.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pydp.metrics.families_kernel import KERNEL
+from pydp.metrics.family import Family
 from pydp.metrics.serving import MOST
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric. ``kind``: "counter" (the name ends in _total) or "gauge"; ``help`` one line."""
-
-    name: str
-    kind: str
-    help: str
-    labels: tuple[str, ...] = ()
-
 
 _PATH = ("path", "mode", "instance", "device", "direction")
 _PORT = ("instance", "device", "hook")
@@ -51,7 +57,6 @@ _MAP = ("instance", "map")
 _TUNNEL = ("instance", "mode", "vni", "remote", "direction")
 _CONNTRACK = ("path", "instance")
 _SERVED = ("instance", "service", "backend")
-_RULES = ("path", "tool", "action")
 _ALL = (
     Family(
         "pydp_path_packets_total", "counter",
@@ -80,6 +85,12 @@ _ALL = (
         'program leaves to the tc program of its port (punt, reason "flood", among others) is counted by both.',
         _VERDICT,
     ),
+    Family(
+        "pydp_path_punts_total", "counter",
+        'Frames that eBPF left to the kernel, counted once by the program of the port that saw them last. Always '
+        'path="ebpf": the share of the fast path is pydp_path_packets_total over its sum with these.',
+        _PATH,
+    ),
     Family("pydp_verdict_bytes_total", "counter", "Bytes of the packets of pydp_verdicts_total.", _VERDICT),
     Family(
         "pydp_fastpath_ratio", "gauge",
@@ -94,14 +105,20 @@ _ALL = (
     ),
     Family("pydp_map_max_entries", "gauge", "Entries that these maps have room for.", _MAP),
     Family(
+        "pydp_map_operations_total", "counter",
+        "What the datapath did to a table that counts it: the FDB and the conntrack table.",
+        (*_MAP, "operation"),
+    ),
+    Family("pydp_instance_info", "gauge", "An attached instance, always 1.", ("instance", "mode", "hook")),
+    Family(
         "pydp_program_info", "gauge",
         "A loaded program, always 1. Of several instances on a port the one that decides is named.",
         (*_PORT, "name", "id", "tag"),
     ),
     Family(
         "pydp_program_runs_total", "counter",
-        "Runs of the hook's programs, counted by the kernel while the sysctl kernel.bpf_stats_enabled is set. Replaced "
-        "programs count on, as far as this exporter saw them.",
+        "Runs of the hook's programs, counted by the kernel while pydp_program_stats_enabled is 1. Replaced programs "
+        "count on, as far as this exporter saw them.",
         _PORT,
     ),
     Family(
@@ -220,16 +237,7 @@ _ALL = (
         '"exhausted": no free port for its source; "ended": its backend has gone. Absent until one occurs.',
         ("instance", "service", "reason"),
     ),
-    Family(
-        "pydp_nat_rules", "gauge",
-        "Rules of netfilter's nat tables in this namespace, by what they do.",
-        _RULES,
-    ),
-    Family(
-        "pydp_nat_rule_packets_total", "counter",
-        "Packets that these rules matched: the first of each connection. Of nftables' rules those with a counter.",
-        _RULES,
-    ),
+    *KERNEL,
     Family("pydp_build_info", "gauge", "Versions of pydp and of the running kernel, always 1.", ("version", "kernel")),
     Family("pydp_collector_success", "gauge", "1 if the collector got what it reads.", ("collector",)),
     Family("pydp_collector_duration_seconds", "gauge", "Time the collector took to read.", ("collector",)),

@@ -13,13 +13,14 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from pydp.metrics.collectors import Collector, Sample, Sources, collectors
+from pydp.metrics.collectors import Collector, Sources, collectors
 from pydp.metrics.families import FAMILIES
+from pydp.metrics.found import Sample
 
 _Metric = CounterMetricFamily | GaugeMetricFamily
 # What stands before the value of a sample: name{label="%s",...}
 _LINES = {
-    one.name: "{}{{{}}} ".format(one.name, ",".join(f'{label}="%s"' for label in one.labels))
+    one.name: one.name + ("{{{}}} ".format(",".join(f'{label}="%s"' for label in one.labels)) if one.labels else " ")
     for one in FAMILIES.values()
 }
 

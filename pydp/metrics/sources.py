@@ -4,25 +4,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pydp import conntrack, fdb, tunnels
 from pydp.datapath.reader import Fill, ProgramRun, Reader, Verdict
 from pydp.datapath.state import Instance, State
 from pydp.kernel.conntrack import read_conntrack
-from pydp.kernel.linkstats import read_bridge_names, read_link_stats, read_vxlan_devices
+from pydp.kernel.linkstats import read_bridges, read_link_stats, read_vxlan_devices
 from pydp.kernel.namespace import namespace_cookie
-from pydp.kernel.natrules import NatRules
-from pydp.metrics.collectors import Conntrack, Conntracks, FdbTable, Links, Tunnels
+from pydp.kernel.natrules import RuleCounters
+from pydp.kernel.softnet import Machine, read_machine
+from pydp.metrics.found import Conntrack, Conntracks, FdbTable, Links, Tunnels
 from pydp.metrics.serving import Services, read_services
 
 
 class LiveSources:
     """READER gives the open descriptors, as of now; what it raises, everything of the datapath raises. RULES gives what
-    netfilter's nat tables counted, which takes rights.
+    netfilter's rules counted, which takes rights. TIMED: somebody has the kernel time programs, whatever the sysctl
+    says.
     """
 
-    def __init__(self, reader: Callable[[], Reader], rules: Callable[[], Sequence[NatRules]] = tuple) -> None:
+    def __init__(
+        self, reader: Callable[[], Reader], rules: Callable[[], RuleCounters] = RuleCounters, timed: bool = False
+    ) -> None:
         self._rules = rules
+        self._timed = timed
         self._censuses: dict[str, conntrack.Census] = {}
         self._failure: Exception | None = None
         self._reader = Reader(State(), {})
@@ -44,7 +50,7 @@ class LiveSources:
         return self._open().verdicts()
 
     def links(self) -> Links:
-        return Links(read_link_stats(), read_bridge_names(), read_vxlan_devices())
+        return Links(read_link_stats(), read_bridges(), read_vxlan_devices())
 
     def programs(self) -> Sequence[ProgramRun]:
         return self._open().programs()
@@ -77,8 +83,12 @@ class LiveSources:
             if conntrack.has_flows(one)
         ]
 
-    def rules(self) -> Sequence[NatRules]:
+    def rules(self) -> RuleCounters:
         return self._rules()
+
+    def machine(self) -> Machine:
+        found = read_machine()
+        return replace(found, program_stats=found.program_stats or self._timed)
 
     def _census(self, instance: Instance) -> conntrack.Census:
         """Taken once for all that want it: it reads the whole table."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP: /metrics, on a socket that somebody else bound."""
+"""HTTP and HTTPS: /metrics, on a socket that somebody else bound."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, make_wsgi_app
 
+from pydp.metrics.guard import Application, Guard
 from pydp.metrics.page import Page
-
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+from pydp.metrics.tls import is_welcome
 
 _AT_ONCE = 16  # connections served; more are closed at once
 _PATIENCE = 10.0  # seconds in which a client must say what it wants
@@ -64,11 +64,11 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Serves ANSWER on LISTENER, which it owns."""
+    """Serves ANSWER on LISTENER, which it owns, to those that GUARD lets in."""
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, answer: Application) -> None:
+    def __init__(self, listener: socket.socket, answer: Application, guard: Guard) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
@@ -76,7 +76,8 @@ class Server(ThreadingMixIn, WSGIServer):
         # What server_bind() would look up in the DNS.
         self.server_name, self.server_port = listener.getsockname()[:2]
         self.setup_environ()
-        self.set_app(answer)
+        self.set_app(guard.guarded(answer))
+        self._guard = guard
         self._room = threading.BoundedSemaphore(_AT_ONCE)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -87,9 +88,27 @@ class Server(ThreadingMixIn, WSGIServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
-            super().process_request_thread(request, client_address)
+            if secured := self._secured(request):
+                super().process_request_thread(secured, client_address)
         finally:
             self._room.release()
+
+    def _secured(self, request: Any) -> Any:
+        """The connection with TLS, if that is configured; None when the client cannot, or may not. Here, in the thread
+        of the connection: a client that takes its time keeps nobody else waiting.
+        """
+        access, connection = self._guard.access(), request
+        if access.context is None or access.config.tls is None:
+            return request
+        try:
+            request.settimeout(_PATIENCE)
+            connection = access.context.wrap_socket(request, server_side=True)
+            if is_welcome(access.config.tls, connection):
+                return connection
+        except OSError:  # ssl.SSLError is one
+            pass
+        self.shutdown_request(connection)
+        return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is no event."""

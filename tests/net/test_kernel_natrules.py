@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from pydp.kernel.conntrack import decode, read_conntrack
-from pydp.kernel.natrules import NatRules, read_nat_rules
+from pydp.kernel.natrules import ChainRules, NatRules, read_nat_rules, read_rule_counters, summed
+from pydp.kernel.rules import Rule
 from pydp.lab import Namespace
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -32,7 +33,7 @@ table inet web {
 table ip filter {
   chain out {
     type filter hook output priority 0
-    udp dport 1001 counter accept
+    udp dport 9 counter accept
   }
 }
 """
@@ -120,3 +121,63 @@ def test_conntrack_sums_over_cpus_but_for_entries() -> None:
     ]
     found = decode(lines, 99)
     assert (found.entries, found.max_entries, found.evicted, found.failures, found.invalid) == (10, 99, 17, 9, 3)
+
+
+def test_chains_of_nftables(host: Namespace) -> None:
+    need("nft")
+    host.run(["nft", NFT])
+    send(host, 1001, 3)
+    found = {(one.family, one.table, one.chain): one for one in host.call(read_rule_counters).chains}
+    assert {key: (one.rules, one.packets) for key, one in found.items()} == {
+        ("inet", "web", "pre"): (4, 3),
+        ("inet", "web", "post"): (2, 0),
+        ("ip", "filter", "out"): (1, 3),
+    }
+    assert found["ip", "filter", "out"].bytes == 3 * 29
+
+
+@pytest.mark.parametrize("command", ["iptables-legacy", "ip6tables-legacy", "iptables-nft"])
+def test_chains_of_iptables_count_what_iptables_save_says(host: Namespace, command: str) -> None:
+    """All tables; chains that users made, of which one is empty; policies and the ends of chains are no rules."""
+    need(command)
+    family = "ip6" if "6" in command else "ip"
+    for table, words in (
+        ("filter", "-N LAST"),
+        ("filter", "-N EMPTY"),
+        ("filter", "-A OUTPUT -p udp --dport 1001 -j LAST"),
+        ("filter", "-A OUTPUT -p udp --dport 1001 -j ACCEPT"),
+        ("filter", "-A LAST -p udp -j RETURN"),
+        ("filter", "-A LAST -j RETURN"),
+        ("filter", "-P FORWARD DROP"),
+        ("mangle", "-A POSTROUTING -j ACCEPT"),
+    ):
+        host.run([command, "-t", table, *words.split()])
+    send(host, 1001, 4)
+    expected: dict[tuple[str, str], list[int]] = {}
+    table = ""
+    for line in host.run([f"{command}-save", "-c"]).stdout.splitlines():
+        if line[0] == "*":
+            table = line[1:]
+        elif line[0] == "[":
+            counted, _, chain = line.split()[:3]
+            packets, size = (int(word) for word in counted.strip("[]").split(":"))
+            sums = expected.setdefault((table, chain), [0, 0, 0])
+            for at, number in enumerate((1, packets, size)):
+                sums[at] += number
+    assert len(expected) == 3
+    tool = "nftables" if "nft" in command else command.partition("-")[0]
+    found = host.call(read_rule_counters).chains
+    assert {(one.tool, one.family) for one in found} == {(tool, family)}
+    assert {(one.table, one.chain): [one.rules, one.packets, one.bytes] for one in found} == expected
+    if family == "ip":
+        assert expected["filter", "LAST"][:2] == [2, 4]
+
+
+def test_too_many_chains_count_together() -> None:
+    rules = [Rule("nftables", "ip", "t", f"c{number}", "", 1, 10) for number in range(5)]
+    rules.append(Rule("iptables", "ip", "filter", "INPUT", "", 7, 70))
+    assert summed(rules, 5).chains == (
+        ChainRules("iptables", "ip", "", "", 1, 7, 70),
+        ChainRules("nftables", "ip", "", "", 5, 5, 50),
+    )
+    assert len(summed(rules, 6).chains) == 6

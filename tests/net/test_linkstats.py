@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
 
-from pydp.kernel.linkstats import VxlanDevice, read_bridge_names, read_link_stats, read_vxlan_devices
-from pydp.lab import Namespace
+from pydp.kernel.linkstats import VxlanDevice, read_bridge_names, read_bridges, read_link_stats, read_vxlan_devices
+from pydp.kernel.softnet import STATES, decode_softnet, decode_times, read_machine
+from pydp.lab import Namespace, Segment, ping
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -34,3 +36,32 @@ def test_bridges_and_vxlan_devices_with_their_places(namespace: Callable[..., Na
     stats = ns.call(read_link_stats)
     assert stats.keys() == shown.keys()
     assert stats[index["vx7"]].tx_packets == shown[index["vx7"]]["tx"]["packets"]
+    assert stats[index["vx7"]].tx_errors == shown[index["vx7"]]["tx"]["errors"]
+
+
+def test_a_bridge_says_how_many_addresses_it_learned(segment: Callable[..., Segment]) -> None:
+    made = segment(2, kernel_bridge=True)
+    assert ping(made[0].ns, made[1].address4, count=2, interval=0.01).lost == 0
+    found = made.sw.call(read_bridges)[made.bridge_index]
+    if found.learned is None:
+        pytest.skip("this kernel does not count what bridges learned (Linux 6.7)")
+    shown = json.loads(made.sw.run(["bridge", "-j", "fdb", "show", "br", "br0", "dynamic"]).stdout)
+    assert (found.name, found.learned, found.max_learned) == ("br0", len(shown), 0)
+    assert len(shown) == 2
+
+
+def test_the_machine_says_what_its_cpus_did() -> None:
+    found = read_machine()
+    assert sum(one.packets for one in found.softnet) > 0
+    assert set(found.seconds) == set(STATES)
+    assert found.seconds["idle"] > 0
+
+
+def test_softnet_and_times_as_the_kernel_writes_them() -> None:
+    line = "00000010 00000002 0000000a 00000000 0 0 0 0 0 0 0 0 {} 0 0"
+    found = decode_softnet("\n".join(line.format(f"{cpu:08x}") for cpu in (0, 3)))
+    assert [(one.cpu, one.packets, one.dropped, one.squeezed) for one in found] == [("0", 16, 2, 10), ("3", 16, 2, 10)]
+    assert decode_softnet("10 2 a 0 0 0 0 0 0 0")[0].cpu == "0"  # before Linux 5.10
+    ticks = os.sysconf("SC_CLK_TCK")
+    times = decode_times(f"cpu  {ticks} 0 {2 * ticks} 0 0 0 {3 * ticks} 0 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    assert (times["user"], times["system"], times["softirq"]) == (1, 2, 3)

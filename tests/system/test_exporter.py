@@ -1,163 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pydp exporter` beside a datapath that carries traffic: true numbers, no rights, no leaks, a clean end.
-
-It runs from a copy of the program in a folder that only root can enter, as it may be installed below /root: what gave
-up its rights must not need a file again.
-"""
+"""`pydp exporter` beside a datapath that carries traffic: true numbers, no rights, no leaks, a clean end."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ebpf import libbpf
 from ebpf.maps import Map
-from pydp.datapath import Datapath, Instance, Reader, Request
+from pydp.datapath import Instance, Reader
 from pydp.datapath.specs import abi_of, counters_spec
 from pydp.lab import Namespace, Nodes, Segment, ping, poll
 from pydp.metrics.families import FAMILIES
 from pydp.metrics.page import Page
 from pydp.metrics.sources import LiveSources
 from pydp.modes import fdb as table
+from tests.system.exporting import PORT, Exporter, Lan, parsed, side, value, verdicts
 
 pytestmark = pytest.mark.usefixtures("bpffs")
 
-ROOT = Path(__file__).resolve().parents[2]
-PORT = 9818
-URL = f"http://127.0.0.1:{PORT}/metrics"
 XDP_OFFLOADS = {"tx": False, "txvlan": False, "gro": True}
-Values = dict[str, dict[tuple[tuple[str, str], ...], float]]
-
-
-def parsed(page: str) -> Values:
-    """Every sample of a page on which all collectors did well."""
-    found: Values = {}
-    for family in text_string_to_metric_families(page):
-        for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
-    assert set(found["pydp_collector_success"].values()) == {1}
-    return found
-
-
-class Lan:
-    """A namespace whose devices can be attached; all is detached at the end."""
-
-    def __init__(self, ns: Namespace) -> None:
-        self.ns = ns
-        self.datapath = ns.call(Datapath)
-
-    def attach(self, *ports: str, mode: str = "bridge", hook: str = "tc", **options: Any) -> Instance:
-        return self.ns.call(self.datapath.attach, Request(mode, ports, hook=hook, options=options))
-
-    def detach(self, *names: str) -> None:
-        self.ns.call(self.datapath.detach, names or None)
-
-
-class Exporter:
-    """`pydp exporter` in a namespace. ``pid`` is the process that was started, ``child`` the one that serves."""
-
-    def __init__(self, ns: Namespace, folder: Path, *options: str) -> None:
-        self.ns = ns
-        command = [sys.executable, "-m", "pydp", "exporter", *options]
-        self.process = ns.popen(command, cwd=folder, stderr=subprocess.PIPE)
-        self.pid = self.process.pid
-        assert self.process.stderr is not None
-        self.said = self.process.stderr.readline()
-        assert URL in self.said, self.said + self.process.stderr.read()
-        (self.child,) = (int(one) for one in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
-
-    def text(self, accept: str = "text/plain") -> str:
-        def fetch() -> str:
-            request = urllib.request.Request(URL, headers={"Accept": accept})
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                found: bytes = answer.read()
-            return found.decode()
-
-        return self.ns.call(fetch)
-
-    def values(self) -> Values:
-        return parsed(self.text())
-
-    def descriptors(self) -> tuple[int, int]:
-        """How many both processes have open."""
-        own, childs = (len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in (self.pid, self.child))
-        return own, childs
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """(exit status, what it said)."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=10)
-        return self.process.returncode, said
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("private")
-    for package in ("ebpf", "pydp"):
-        shutil.copytree(ROOT / package, made / package, ignore=shutil.ignore_patterns("__pycache__"))
-    made.chmod(0o700)
-    return made
-
-
-@pytest.fixture
-def lan() -> Iterator[Callable[[Namespace], Lan]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(ns: Namespace) -> Lan:
-            made = Lan(ns)
-            stack.callback(_quietly, made.detach)
-            return made
-
-        yield make
-
-
-def _quietly(detach: Callable[[], None]) -> None:
-    with contextlib.suppress(Exception):  # a test may have detached already
-        detach()
-
-
-@pytest.fixture
-def exporter(folder: Path) -> Iterator[Callable[..., Exporter]]:
-    started: list[Exporter] = []
-
-    def start(ns: Namespace, *options: str) -> Exporter:
-        started.append(Exporter(ns, folder, *options))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.end()
-
-
-def value(found: Values, name: str, **labels: str) -> float:
-    return found[name][tuple(sorted(labels.items()))]
-
-
-def side(
-    found: Values, path: str, device: str, direction: str = "receive", what: str = "packets", **more: str
-) -> float:
-    labels = {"mode": "bridge", "instance": "bridge", **more}
-    return value(found, f"pydp_path_{what}_total", path=path, device=device, direction=direction, **labels)
-
-
-def verdicts(found: Values, device: str) -> float:
-    return sum(v for labels, v in found["pydp_verdicts_total"].items() if dict(labels)["device"] == device)
 
 
 @pytest.mark.parametrize("hook", ["tc", "xdp"])
@@ -210,7 +84,8 @@ def test_promtool_accepts_the_page(
         for sample in family.samples:
             assert set(sample.labels) == set(FAMILIES[sample.name].labels)
             shown.add(sample.name)
-    others = ("pydp_tunnel_", "pydp_conntrack_", "pydp_service", "pydp_nat_")  # other modes have these
+    # Other modes have these, netfilter where it has rules, and bridges from Linux 6.7 on.
+    others = ("pydp_tunnel_", "pydp_conntrack_", "pydp_service", "pydp_nat_", "pydp_netfilter_", "pydp_bridge_")
     assert {name for name in shown if not name.startswith(others)} == {
         name for name in FAMILIES if not name.startswith(others)
     }

@@ -66,7 +66,7 @@ def test_an_address_of_somebody_else() -> None:
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(NotAllowed) as caught:
-        server.serve("127.0.0.1:0")
+        server.serve(server.Service("127.0.0.1:0"))
     assert caught.value.status == 5
     assert "root" in caught.value.hint
 

@@ -10,7 +10,7 @@ from pydp.metrics.families import FAMILIES, Family
 LABELS = {
     "path", "mode", "instance", "device", "direction", "hook", "verdict", "reason", "map", "kind", "collector",
     "name", "id", "tag", "version", "kernel", "vni", "remote", "service", "backend", "state", "tool",
-    "action",
+    "action", "operation", "family", "table", "chain", "cpu",
 }  # fmt: skip
 ONLY_ON_INFO = {"name", "id", "tag", "version", "kernel"}
 CONTRACT = {
@@ -18,7 +18,12 @@ CONTRACT = {
     "pydp_path_bytes_total": ("path", "mode", "instance", "device", "direction"),
     "pydp_verdicts_total": ("instance", "device", "hook", "verdict", "reason"),
     "pydp_verdict_bytes_total": ("instance", "device", "hook", "verdict", "reason"),
+    "pydp_path_drops_total": ("path", "mode", "instance", "device", "direction"),
+    "pydp_path_punts_total": ("path", "mode", "instance", "device", "direction"),
     "pydp_fastpath_ratio": ("instance",),
+    "pydp_map_entries": ("instance", "map"),
+    "pydp_map_max_entries": ("instance", "map"),
+    "pydp_map_operations_total": ("instance", "map", "operation"),
     "pydp_tunnel_packets_total": ("instance", "mode", "vni", "remote", "direction"),
     "pydp_tunnel_bytes_total": ("instance", "mode", "vni", "remote", "direction"),
     "pydp_tunnel_vteps": ("instance",),

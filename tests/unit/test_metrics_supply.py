@@ -18,7 +18,7 @@ import pytest
 
 from pydp.datapath import Datapath, Reader, State
 from pydp.errors import PydpError
-from pydp.kernel.natrules import NatRules
+from pydp.kernel.natrules import ChainRules, NatRules, RuleCounters
 from pydp.metrics import supply
 from pydp.metrics.supply import Supplied, Supplier, pair
 
@@ -135,8 +135,9 @@ def both(ends: tuple[socket.socket, Supplied]) -> Iterator[tuple[Supplied, Suppl
 def test_rules_are_read_by_the_end_with_rights(
     both: tuple[Supplied, Supplier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [NatRules("iptables", "dnat", 3, 1 << 40), NatRules("nftables", "redirect", 1, 0)]
-    monkeypatch.setattr(supply, "read_nat_rules", lambda: found)
+    nat = (NatRules("iptables", "dnat", 3, 1 << 40), NatRules("nftables", "redirect", 1, 0))
+    found = RuleCounters(nat, (ChainRules("nftables", "ip", "t", "c", 1, 2, 3),))
+    monkeypatch.setattr(supply, "read_rule_counters", lambda: found)
     before = descriptors()
     for _ in range(20):
         assert both[0].rules() == found
@@ -151,16 +152,16 @@ def test_reading_rules_takes_a_bounded_part_of_the_time(
 ) -> None:
     clock = [100.0]
 
-    def read() -> list[NatRules]:
+    def read() -> RuleCounters:
         clock[0] += 2
-        return [NatRules("iptables", "dnat", 1, int(clock[0]))]
+        return RuleCounters((NatRules("iptables", "dnat", 1, int(clock[0])),))
 
-    monkeypatch.setattr(supply, "read_nat_rules", read)
+    monkeypatch.setattr(supply, "read_rule_counters", read)
     monkeypatch.setattr("pydp.metrics.supply.time.monotonic", lambda: clock[0])
     seen = []
     for now in (100.0, 110.0, 139.9, 140.1):
         clock[0] = now
-        seen.append(both[0].rules()[0].packets)
+        seen.append(both[0].rules().nat[0].packets)
     assert seen == [102, 102, 102, 142]
 
 
@@ -170,6 +171,6 @@ def test_rules_that_cannot_be_read_are_an_error_here(
     def refuse() -> None:
         raise OSError("no netlink today")
 
-    monkeypatch.setattr(supply, "read_nat_rules", refuse)
+    monkeypatch.setattr(supply, "read_rule_counters", refuse)
     with pytest.raises(PydpError, match="no netlink today"):
         both[0].rules()

@@ -25,6 +25,7 @@ REQUIREMENTS = [
     for text in [
         *PROJECT["build-system"]["requires"],
         *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["report"],
         *PROJECT["project"]["optional-dependencies"]["test"],
     ]
 ]
@@ -102,6 +103,9 @@ def test_the_wheel_holds_every_module_and_the_licences(wheel: Path) -> None:
     for package in ("pydp", "ebpf"):
         assert {f"{package}/{name}" for name in files(ROOT / package, ".py")} <= names
         assert f"{package}/py.typed" in names
+    monitoring = files(ROOT / "pydp" / "monitoring", ".yml", ".json")
+    assert monitoring
+    assert {f"pydp/monitoring/{name}" for name in monitoring} <= names
     licences = {name.rpartition("/")[2] for name in names if ".dist-info/licenses/" in name}
     assert licences == {"LICENSE", "Apache-2.0.txt", "GPL-2.0-only.txt", "BSD-2-Clause.txt"}
     assert {name.partition("/")[0] for name in names} == {
