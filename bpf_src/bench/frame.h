@@ -4,7 +4,7 @@
 // more than some of what is measured. A packet is the same without Ethernet, and then it is the IPv4 addresses that vary.
 
 enum bench_limit {
-	BENCH_DRAWS = 65536, /* pairs of addresses, taken in turn */
+	BENCH_DRAWS = 65536, /* pairs of addresses, taken in turn, unless Python has more of them */
 	BENCH_NUMBER = 42, /* offset of the number: Ethernet 14, IPv4 20, UDP 8 */
 	BENCH_CHECK = 50, /* offset of the check */
 	BENCH_LENGTH = 58, /* shortest frame that holds both */

@@ -4,6 +4,9 @@
 #include <uapi/linux/bpf.h>
 
 #include "abi.h"
+
+#define BENCH_DRAWS_MASK CONSTANT(2)
+
 #include "bench/vary.h"
 #include "bench/nat_send.h"
 

@@ -8,7 +8,12 @@ struct bench_head {
 	__u64 words[BENCH_HEAD / 8];
 };
 
-/* Written by Python. Index: number of the frame modulo BENCH_DRAWS. */
+/* How many draws there are, less one: a power of two less one. */
+#ifndef BENCH_DRAWS_MASK
+#define BENCH_DRAWS_MASK (BENCH_DRAWS - 1)
+#endif
+
+/* Written by Python. Index: number of the frame modulo the count of draws. */
 BPF_TABLE("array", __u32, struct bench_draw, bench_draws, BENCH_DRAWS);
 /* Written by the datapath: number of the next frame. One CPU generates at a time. */
 BPF_TABLE("array", __u32, __u64, bench_number, 1);
@@ -30,7 +35,7 @@ static __always_inline struct bench_draw *bench_next(__u64 *number)
 	if (!next)
 		return NULL;
 	*number = (*next)++;
-	__u32 index = *number & (BENCH_DRAWS - 1);
+	__u32 index = *number & BENCH_DRAWS_MASK;
 	return bench_draws.lookup(&index);
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,13 +15,15 @@ from pydp.lab import LabError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement. ``value`` is in the scenario's unit, more being better; ``cpu_ns`` is the CPU time it cost per
-    packet or per kilobyte, ``lost`` the share that did not arrive: None where that is not known.
+    """One measurement. ``value`` is in the scenario's unit; ``cpu_ns`` is the CPU time it cost per packet or per
+    kilobyte, ``lost`` the share that did not arrive, ``disordered`` the share that came after a later one: None where
+    that is not known.
     """
 
     value: float
     cpu_ns: float | None = None
     lost: float | None = None
+    disordered: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,15 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much to measure. ``seconds`` is the length of one measurement. A block in which others had more than the
-    share ``noise`` of the CPUs does not count, and up to ``spare`` such blocks are measured again.
+    share ``noise`` of the CPUs does not count, and up to ``spare`` such blocks are measured again. No block begins that
+    would probably not be finished ``within`` so many seconds from the first, but for the first one.
     """
 
     blocks: int
     seconds: float
     spare: int
     noise: float = 0.6
+    within: float = math.inf
 
 
 @dataclass(slots=True)
@@ -77,7 +82,7 @@ class Series:
 
 
 Measure = Callable[[float], Sample]
-Progress = Callable[[str], None]
+Progress = Callable[[int], None]  # told how many blocks count so far, before each
 
 
 def palindrome(names: Sequence[str]) -> list[str]:
@@ -104,6 +109,10 @@ def run(subjects: Mapping[str, Measure], plan: Plan, series: Series, progress: P
     for measure in subjects.values():
         with contextlib.suppress(LabError):  # warm: caches, learned addresses, the generator's idea of its rate
             measure(min(plan.seconds, 0.2))
+    begin = time.monotonic()
     while len(series.kept) < plan.blocks and series.discarded <= plan.spare:
-        progress(f"block {len(series.kept) + 1} of {plan.blocks}")
+        each = (time.monotonic() - begin) / max(len(series.blocks), 1)
+        if series.blocks and time.monotonic() - begin + each > plan.within:
+            return
+        progress(len(series.kept))
         series.blocks.append(measure_block(subjects, plan))

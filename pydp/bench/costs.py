@@ -112,7 +112,10 @@ def _measure_case(case: Case, stack: ExitStack, rounds: int, repeat: int) -> Ite
         if case.first:
             yield Cost("empty program", case.hook, 0, "", bootstrap(taken["bench_empty"]), 0)
         found = bootstrap(taken["bench_varied"])
-        yield Cost(case.title, case.hook, case.entries, name, found, found.median - base)
+        ratios = tuple(
+            whole / alone for whole, alone in zip(taken["bench_varied"], taken["bench_varied_only"], strict=True)
+        )
+        yield Cost(case.title, case.hook, case.entries, name, found, found.median - base, ratios)
 
 
 def _wrapped(instance: Instance) -> Source:

@@ -22,8 +22,8 @@ from statistics import median
 
 from ebpf.errors import EbpfError
 from pydp.bench import paths
+from pydp.bench.floods import flood_of_frames
 from pydp.bench.interrupt import terminable
-from pydp.bench.scenarios import flood_of_frames
 from pydp.bench.streams import tcp_stream
 from pydp.errors import NotAllowed, PydpError
 from pydp.lab import LabError, Segment, sweep

@@ -27,6 +27,7 @@ from pydp.bench.errors import BenchError
 from pydp.lab import Namespace
 
 _OFFSET = 0  # constant BENCH_OFFSET
+_DRAWS_MASK = 2  # constant BENCH_DRAWS_MASK
 MARK_EVERY, MARKS = 1024, 4096  # enum bench_mark
 _SMALLEST = 20 * MARK_EVERY  # frames of a run
 _LARGEST = (MARKS - 2) * MARK_EVERY  # or marks would be written twice
@@ -110,10 +111,13 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """``per_second`` frames arrived when nobody disturbed; ``lost`` is the share of those sent that did not."""
+    """``per_second`` frames arrived when nobody disturbed; ``lost`` is the share of those sent that did not, and
+    ``disordered`` the share of those that did which came after a later one.
+    """
 
     per_second: float
     lost: float
+    disordered: float = 0
 
 
 class Sink:
@@ -160,17 +164,19 @@ class Sink:
 
 
 class Generator:
-    """Sends from a station `programs.frame`, or what SENT says. The device at the other end must poll with NAPI."""
+    """Sends from a station `programs.frame`, or what SENT says, with DRAWS in turn, of which there are a power of two.
+    The device at the other end must poll with NAPI.
+    """
 
     def __init__(self, station: Station, draws: programs.Draws, stack: ExitStack, sent: Headed | None = None) -> None:
         name = sent.program if sent else "bench_send"
         source = programs.compiled("generator")
-        maps = programs.create_maps(source, name, stack)
+        maps = programs.create_maps(source, name, stack, draws=len(draws))
         programs.write_draws(maps, draws)
         self._frame = sent.frame if sent else programs.frame()
         if sent:
             programs.write_head(maps, sent.frame)
-        constants = sent.constants if sent else {}
+        constants = {**(sent.constants if sent else {}), _DRAWS_MASK: len(draws) - 1}
         self._program = stack.enter_context(load(source, name, "xdp", maps, constants=constants))
         self._ns = station.ns
         self._ifindex = station.ns.ifindex(station.dev)
@@ -206,7 +212,7 @@ class Generator:
             raise BenchError(f"{count} frames sent from {self._ns.name}, none arrived")
         if arrived.corrupt:
             raise BenchError(f"{arrived.corrupt} of {arrived.packets} frames did not arrive as they were sent")
-        return Run(1 / sink.pace(first, count), 1 - arrived.packets / count)
+        return Run(1 / sink.pace(first, count), 1 - arrived.packets / count, arrived.disordered / arrived.packets)
 
 
 def flood(generator: Generator, sink: Sink) -> Measure:
@@ -215,7 +221,7 @@ def flood(generator: Generator, sink: Sink) -> Measure:
     def measure(seconds: float) -> Sample:
         run = generator.run(sink, seconds)
         # Generator, path and sink share one CPU, which does nothing else: its time per packet follows.
-        return Sample(run.per_second, 1e9 / run.per_second, run.lost)
+        return Sample(run.per_second, 1e9 / run.per_second, run.lost, run.disordered)
 
     return measure
 

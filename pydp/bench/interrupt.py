@@ -7,16 +7,26 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM end things as Ctrl-C does: what was built is taken down. For the main thread."""
+    """Have SIGTERM end things as Ctrl-C does: what was built is taken down, which a second one does not cut short. A
+    signal that was ignored stays so. For the main thread.
+    """
 
     def interrupt(_number: int, _frame: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    found = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

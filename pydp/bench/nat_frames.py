@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -78,6 +80,18 @@ def draws(flows: int, services: Iterable[IPv4Address]) -> programs.Draws:
     """Numbers of flows and the addresses of their services, all in turn."""
     ends = [int(one) for one in services]
     return [(number % flows, ends[number % len(ends)]) for number in range(programs.DRAWS)]
+
+
+def drawn(flows: int, services: Sequence[IPv4Address], distribution: str) -> programs.Draws:
+    """The same, flows and services drawn "uniform" or "zipf", the n-th being 1/n as likely as the first."""
+    draw, count = random.Random(1), programs.enough(max(flows, len(services)))
+    numbers, ends = (_choices(draw, size, distribution, count) for size in (flows, len(services)))
+    return [(number, int(services[end])) for number, end in zip(numbers, ends, strict=True)]
+
+
+def _choices(draw: random.Random, size: int, distribution: str, count: int) -> list[int]:
+    weights = None if distribution == "uniform" else list(itertools.accumulate(1 / n for n in range(1, size + 1)))
+    return draw.choices(range(size), cum_weights=weights, k=count)
 
 
 def establish(rig: Rig, protocol: Protocol, flows: int, service: IPv4Address, backend: IPv4Address) -> None:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 from pydp.bench import nat_kernel, paths
 from pydp.bench.errors import BenchError
@@ -114,9 +115,9 @@ def native(name: str, *, again: str = "") -> NatPath:
     return NatPath(name + again, TITLES[name], functools.partial(_native, name=name), _flush)
 
 
-def pydp(hook: str, *, name: str = "pydp") -> NatPath:
+def pydp(hook: str, *, name: str = "pydp", options: Mapping[str, Any] | None = None) -> NatPath:
     """`pydp attach --mode nat` on both ports."""
-    build = functools.partial(attach_pydp, hook=hook)
+    build = functools.partial(attach_pydp, hook=hook, options=options)
     return NatPath(name, f"pydp --hook {hook}", build, _forget, polls=hook == "xdp")
 
 
@@ -127,12 +128,14 @@ def bare(hook: str, how: str) -> NatPath:
     return NatPath(how, f"bare {'XDP' if hook == 'xdp' else hook} {title}", build, _nothing, False, hook == "xdp")
 
 
-def attach_pydp(rig: Rig, known: Sequence[Service], stack: ExitStack, *, hook: str) -> tuple[Datapath, Instance]:
+def attach_pydp(
+    rig: Rig, known: Sequence[Service], stack: ExitStack, *, hook: str, options: Mapping[str, Any] | None = None
+) -> tuple[Datapath, Instance]:
     """Attach mode nat to the ports until STACK ends. Raises PydpError, EbpfError."""
     ns = rig.router.ns
     datapath = ns.call(Datapath)
     filler = ServiceFiller(datapath, known)
-    instance = ns.call(datapath.attach, Request("nat", rig.router.ports, hook=hook), filler)
+    instance = ns.call(datapath.attach, Request("nat", rig.router.ports, hook=hook, options=options or {}), filler)
     stack.callback(ns.call, datapath.detach, [instance.name])
     return datapath, instance
 

@@ -14,6 +14,7 @@ from pydp.bench.scenario import Comparison, Scenario, Way
 from pydp.bench.statistics import Target
 from pydp.services.model import Protocol
 
+_SLOW = 2.0  # s to build a way
 Counted = Callable[..., Measure]  # what measures a path with a count of services
 
 
@@ -52,7 +53,7 @@ def _flood(
 
 def on_rigs(ways: Sequence[NatPath], build: Callable[[NatPath, ExitStack], Measure]) -> tuple[Way, ...]:
     """These paths, each turned into what measures it by BUILD."""
-    return tuple(Way(path.name, path.title, functools.partial(build, path)) for path in ways)
+    return tuple(Way(path.name, path.title, functools.partial(build, path), _SLOW) for path in ways)
 
 
 FEW = "pydp-1"
@@ -73,14 +74,14 @@ def _established(protocol: Protocol, flows: int) -> Scenario:
             (*_KERNEL, nat_paths.pydp("xdp"), *_BARE), functools.partial(established, protocol=protocol, flows=flows)
         ),
         comparisons=(Comparison("pydp", NATIVE, Target(4.0)), Comparison("pydp", _BARE_NAMES, Target(0.78))),
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+        full=Plan(60, 0.1, 60), quick=Plan(12, 0.05, 12), brief=(protocol, flows) == ("udp", 1),
     )  # fmt: skip
 
 
 def _counted(build: Counted, path: NatPath, count: int) -> Way:
     """A path with so many services."""
     title = f"{path.title}, {count:,} service{'s' if count > 1 else ''}"
-    return Way(path.name, title, functools.partial(build, path, count=count))
+    return Way(path.name, title, functools.partial(build, path, count=count), _SLOW)
 
 
 def _connect(count: int, comparisons: tuple[Comparison, ...], *more: tuple[NatPath, int]) -> Scenario:
@@ -91,7 +92,7 @@ def _connect(count: int, comparisons: tuple[Comparison, ...], *more: tuple[NatPa
         unit="k/s", scale=1e3,
         paths=tuple(_counted(nat_streams.connections, path, number) for path, number in ways),
         comparisons=comparisons,
-        full=Plan(12, 1, 6), quick=Plan(5, 0.5, 1),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=count == 1,
     )  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def _telling(name: str, what: str, build: Counted, full: Plan, quick: Plan) -> S
             _counted(build, _KERNEL[2], MOST), _counted(build, nat_paths.pydp("tc"), MOST),
         ),
         comparisons=tuple(Comparison("pydp", (other,)) for other in NATIVE),
-        full=full, quick=quick,
+        full=full, quick=quick, brief=False,
     )  # fmt: skip
 
 
@@ -118,7 +119,7 @@ NAT_SCENARIOS: tuple[Scenario, ...] = (
         unit="M/s", scale=1e6, cpu_per="flow",
         paths=on_rigs((*_KERNEL, nat_paths.pydp("xdp"), nat_paths.pydp("tc", name="pydp-tc")), fresh),
         comparisons=(Comparison("pydp", NATIVE, Target(2.5)), Comparison("pydp-tc", NATIVE, Target(2.5))),
-        full=Plan(40, 0.1, 40), quick=Plan(15, 0.1, 15),
+        full=Plan(40, 0.1, 40), quick=Plan(12, 0.05, 12),
     ),
     _connect(1, (Comparison("pydp", NATIVE, Target(1.0)),)),
     _connect(
@@ -142,7 +143,7 @@ NAT_SCENARIOS: tuple[Scenario, ...] = (
             Comparison("pydp", ("nftables-100000",)),
             Comparison("pydp", ("legacy-10000",)),
         ),
-        full=Plan(30, 0.1, 30), quick=Plan(10, 0.1, 10),
+        full=Plan(30, 0.1, 30), quick=Plan(10, 0.1, 10), brief=False,
     ),
     Scenario(
         name="nat-stream",
@@ -154,7 +155,7 @@ NAT_SCENARIOS: tuple[Scenario, ...] = (
             Comparison("pydp", NATIVE, per_cpu=True),
             Comparison("pydp", ("peer",)),
         ),
-        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=False,
     ),
     _telling(
         "program", "services written where there is one", nat_program.program,

@@ -14,6 +14,7 @@ from pydp.bench import frames, nat_frames, nat_paths
 from pydp.bench.blocks import Measure, Sample
 from pydp.bench.cpus import pair, pinned
 from pydp.bench.nat_paths import BACKEND_PORT, BACKENDS, SERVICE_PORT, NatPath, Rig
+from pydp.bench.streams import iperf
 from pydp.lab import LabError
 from pydp.lab.stream import Counters, Worker
 
@@ -56,17 +57,12 @@ def stream(path: NatPath, stack: ExitStack) -> Measure:
         to = []
         _shorten(rig)
     near, far = pair()
-
-    def measure(seconds: float) -> Sample:
-        result = lab.iperf3(
-            rig.server.ns, rig.client.ns, backend,
-            seconds=max(1, round(seconds)), port=BACKEND_PORT, extra=["-A", f"{near},{far}", *to],
-        )  # fmt: skip
-        used = result.raw["end"]["cpu_utilization_percent"]
-        cpu = (used["host_total"] + used["remote_total"]) / 100
-        return Sample(result.bits_per_second, cpu * 1e9 / (result.bits_per_second / 8e3))
-
-    return measure
+    return iperf(
+        lambda options: lab.iperf3(
+            rig.server.ns, rig.client.ns, backend, port=BACKEND_PORT, extra=["-A", f"{near},{far}", *to],
+            seconds=options[0], nbytes=options[1],
+        )
+    )  # fmt: skip
 
 
 def first_packets(path: NatPath, stack: ExitStack, *, count: int) -> Measure:

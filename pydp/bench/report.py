@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pydp.bench.machine import facts
 from pydp.bench.results import ComparisonResult, Cost, Results, ScenarioResult
-from pydp.bench.statistics import Interval
+from pydp.bench.statistics import MIN_BLOCKS, Interval
 
 
 def text(results: Results) -> str:
@@ -15,8 +16,7 @@ def text(results: Results) -> str:
 
 
 def _lines(results: Results) -> Iterator[str]:
-    about = results.machine
-    yield f"Linux {about['kernel']}, {about['cpus']} x {about['cpu']}, load average {about['load']:.1f}"
+    yield facts(results.machine)
     yield "Counted at the receiver. Medians, and ratios within interleaved blocks, with 95 % intervals (bootstrap)."
     yield "The kernel's bridge runs without bridge-nf-call-iptables, as on distributions that do not load br_netfilter."
     for scenario in results.scenarios:
@@ -25,6 +25,9 @@ def _lines(results: Results) -> Iterator[str]:
     if results.costs:
         yield ""
         yield from _cost_lines(results.costs)
+    if faults := results.faults():
+        yield ""
+        yield from (f"FAULT: {fault}" for fault in faults)
     if results.interrupted:
         yield ""
         yield "Interrupted: the above is what was measured until then."
@@ -39,6 +42,8 @@ def scenario_lines(scenario: ScenarioResult) -> Iterator[str]:
         yield _comparisons(scenario)
     else:
         yield f"no block counted: {'; '.join(scenario.reasons) or 'none was finished'}"
+    if scenario.fault:
+        yield f"FAULT: {scenario.fault}"
     yield f"{scenario.kept} blocks kept, {scenario.discarded} discarded; {scenario.noise}"
 
 
@@ -46,10 +51,13 @@ def _paths(scenario: ScenarioResult) -> str:
     head = ["path", scenario.unit, "95 %"]
     with_cpu = any(path.cpu_ns is not None for path in scenario.paths.values())
     with_loss = any(path.lost is not None for path in scenario.paths.values())
+    with_order = any(path.disordered is not None for path in scenario.paths.values())
     if with_cpu:
         head.append(f"CPU ns/{scenario.cpu_per}")
     if with_loss:
         head.append("lost")
+    if with_order:
+        head.append("disordered")
     rows = []
     for path in scenario.paths.values():
         shown = path.median.map(1 / scenario.scale)
@@ -57,14 +65,20 @@ def _paths(scenario: ScenarioResult) -> str:
         if with_cpu:
             row.append("" if path.cpu_ns is None else f"{path.cpu_ns:.0f}")
         if with_loss:
-            row.append("" if path.lost is None else f"{100 * path.lost:.2g} %")
+            row.append(_share(path.lost))
+        if with_order:
+            row.append(_share(path.disordered))
         rows.append(row)
     return _table(rows, head)
 
 
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2g} %"
+
+
 def _comparisons(scenario: ScenarioResult) -> str:
     rows = [
-        [_what(scenario, one), f"{one.ratio.median:.2f}", interval(one.ratio), _target(one), _finding(one)]
+        [_what(scenario, one), f"{one.ratio.median:.2f}", interval(one.ratio), _target(one), finding(one)]
         for one in scenario.comparisons
     ]
     return _table(rows, ["comparison", "ratio", "95 %", "target", ""])
@@ -79,10 +93,12 @@ def _target(one: ComparisonResult) -> str:
     return "" if one.target is None else f">= {one.target:g}"
 
 
-def _finding(one: ComparisonResult) -> str:
+def finding(one: ComparisonResult) -> str:
     """The verdict; without a target whether there is a difference at all."""
     if one.finding is not None:
         return one.finding.value
+    if len(one.ratios) < MIN_BLOCKS:
+        return "too few blocks to tell"
     if one.ratio.low <= 1 <= one.ratio.high:
         return "no difference seen"
     return "more" if one.ratio.low > 1 else "less"

@@ -6,53 +6,16 @@ To add one, write a `Scenario` and put it into SCENARIOS: everything else (inter
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-
-from pydp.bench import frames, paths, programs
-from pydp.bench.blocks import Measure, Plan
+from pydp.bench import paths
+from pydp.bench.blocks import Plan
+from pydp.bench.curves import BRIDGE_CURVES, NAT_CURVES
+from pydp.bench.floods import flood_of_frames, on_segment
 from pydp.bench.nat_scenarios import NAT_SCENARIOS
-from pydp.bench.paths import Path, Shape
-from pydp.bench.scenario import Comparison, Scenario, Way
+from pydp.bench.paths import Shape
+from pydp.bench.scenario import Comparison, Scenario
 from pydp.bench.statistics import Target
 from pydp.bench.streams import request_response, tcp_stream
 from pydp.bench.tunnel_scenarios import TUNNEL_SCENARIOS
-from pydp.lab import Segment, set_offloads
-
-
-def flood_of_frames(entries: int, sink: str) -> Callable[[Segment, Path, ExitStack], Measure]:
-    """64-byte frames from ENTRIES/2 addresses to as many, counted on the hook SINK of the receiver."""
-
-    def prepare(segment: Segment, path: Path, stack: ExitStack) -> Measure:
-        sender, receiver = segment.containers
-        if not path.port_polls:
-            # Once the device is up: switched on before, GRO makes it poll, but does not tell its peer that it may be
-            # sent XDP frames (veth_open, drivers/net/veth.c).
-            set_offloads(segment.sw, sender.port, {"gro": True})
-        counting = frames.Sink(receiver, sink, stack)
-        generator = frames.Generator(sender, programs.uniform(entries), stack)
-        frames.announce(sender, programs.SOURCE, entries // 2)
-        frames.announce(receiver, programs.DEST, entries // 2)
-        return frames.flood(generator, counting)
-
-    return prepare
-
-
-def on_segment(
-    ways: Sequence[Path], prepare: Callable[[Segment, Path, ExitStack], Measure], shape: Shape | None = None
-) -> tuple[Way, ...]:
-    """These paths on segments of SHAPE, each turned into what measures it by PREPARE."""
-    return tuple(
-        Way(path.name, path.title, functools.partial(_build, path, prepare, shape or Shape())) for path in ways
-    )
-
-
-def _build(
-    path: Path, prepare: Callable[[Segment, Path, ExitStack], Measure], shape: Shape, stack: ExitStack
-) -> Measure:
-    return prepare(paths.make_segment(path, shape, stack), path, stack)
-
 
 _XDP = Shape(offloads=paths.XDP_OFFLOADS)
 
@@ -71,7 +34,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             Comparison("pydp", ("kernel",), Target(3.4)),
             Comparison("pydp", ("redirect", "devmap"), Target(0.80)),
         ),
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+        full=Plan(60, 0.1, 60), quick=Plan(12, 0.05, 12),
     ),
     Scenario(
         name="bridge-counters",
@@ -82,7 +45,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             flood_of_frames(256, "xdp"), _XDP,
         ),
         comparisons=(Comparison("pydp", ("uncounted",), Target(0.97)),),
-        full=Plan(120, 0.1, 120), quick=Plan(40, 0.1, 40),
+        full=Plan(120, 0.1, 120), quick=Plan(40, 0.1, 40), brief=False,
     ),
     Scenario(
         name="bridge-tc-64",
@@ -93,7 +56,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             flood_of_frames(256, "tc"),
         ),
         comparisons=(Comparison("pydp", ("kernel",)), Comparison("pydp", ("redirect", "peer"))),
-        full=Plan(30, 0.1, 30), quick=Plan(12, 0.1, 12),
+        full=Plan(30, 0.1, 30), quick=Plan(12, 0.05, 12),
     ),
     Scenario(
         name="bridge-stream",
@@ -108,7 +71,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             Comparison("pydp", ("kernel",), per_cpu=True),
             Comparison("pydp", ("redirect", "peer")),
         ),
-        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1),
     ),
     Scenario(
         name="bridge-request",
@@ -119,8 +82,10 @@ SCENARIOS: tuple[Scenario, ...] = (
             request_response,
         ),
         comparisons=(Comparison("pydp", ("kernel",), Target(1.1)), Comparison("pydp", ("peer",))),
-        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+        full=Plan(12, 1, 6), quick=Plan(5, 1, 1), brief=False,
     ),
+    *BRIDGE_CURVES,
     *TUNNEL_SCENARIOS,
     *NAT_SCENARIOS,
+    *NAT_CURVES,
 )  # fmt: skip

@@ -6,26 +6,42 @@ The first of two containers is the client.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from pydp import lab
 from pydp.bench.blocks import Measure, Sample
 from pydp.bench.cpus import pair, pinned
-from pydp.lab import Nodes, Segment
+from pydp.lab import IperfResult, Nodes, Segment
+
+_RATE = 4e9  # bits/s that are taken for granted before the first measurement
 
 
 def tcp_stream(ends: Segment | Nodes, _path: object, _stack: ExitStack) -> Measure:
     """One TCP connection; client and server each on a CPU of its own, where there are two."""
     client, server = ends.containers
     near, far = pair()
-    placed = ["-A", f"{near},{far}"]
+    return iperf(
+        lambda options: lab.iperf3(
+            server.ns, client.ns, server.address4, extra=["-A", f"{near},{far}"], seconds=options[0], nbytes=options[1]
+        )
+    )
+
+
+def iperf(send: Callable[[tuple[int, int]], IperfResult]) -> Measure:
+    """Measure by SEND, which is given seconds, and bytes in their place if these are not 0: iperf3 knows whole seconds
+    only, and for less the bytes follow from the rate before.
+    """
+    rate = _RATE
 
     def measure(seconds: float) -> Sample:
-        result = lab.iperf3(server.ns, client.ns, server.address4, seconds=max(1, round(seconds)), extra=placed)
+        nonlocal rate
+        result = send((max(1, round(seconds)), 0 if seconds >= 1 else round(rate * seconds / 8)))
+        rate = result.bits_per_second
         used = result.raw["end"]["cpu_utilization_percent"]
         # Softirqs are charged to who they interrupt: client and server together carry the whole way.
         cpu = (used["host_total"] + used["remote_total"]) / 100
-        return Sample(result.bits_per_second, cpu * 1e9 / (result.bits_per_second / 8e3))
+        return Sample(rate, cpu * 1e9 / (rate / 8e3))
 
     return measure
 

@@ -131,7 +131,7 @@ def _packets(
         unit="Mpps", scale=1e6, cpu_per="packet",
         paths=on_nodes((*paths, *_BARE, tunnel_paths.bare_tunnel(kind, way)), build),
         comparisons=comparisons,
-        full=Plan(60, 0.1, 60), quick=Plan(20, 0.1, 20),
+        full=Plan(60, 0.1, 60), quick=Plan(12, 0.05, 12),
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
             Comparison("pydp", ("kernel",), Target(1.1)),
             Comparison("pydp", ("kernel",), per_cpu=True),
         ),
-        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1),
     ),
     Scenario(
         name="vxlan-request",
@@ -161,7 +161,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         unit="k/s", scale=1e3,
         paths=on_nodes(_TC, between_containers(request_response)),
         comparisons=(Comparison("pydp", ("kernel",), Target(1.25)),),
-        full=Plan(12, 1, 6), quick=Plan(5, 1, 1),
+        full=Plan(12, 1, 6), quick=Plan(5, 1, 1), brief=False,
     ),
     _packets(
         "ipip", "in", "IPIP, XDP, 64-byte packets into the tunnel, one peer",

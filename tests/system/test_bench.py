@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import struct
 import sys
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
@@ -19,7 +21,7 @@ from scapy.layers.l2 import Ether
 from ebpf.loader import load
 from ebpf.maps import Map
 from ebpf.testrun import run
-from pydp.bench import cli, costs, frames, paths, programs
+from pydp.bench import cli, costs, document, frames, paths, programs, runner
 from pydp.bench.errors import BenchError
 from pydp.bench.scenarios import SCENARIOS
 from pydp.cli.main import main
@@ -59,7 +61,7 @@ def generated(stack: ExitStack, count: int) -> bytes:
     source = programs.compiled("generator")
     maps = programs.create_maps(source, "bench_send", stack)
     programs.write_draws(maps, DRAWS)
-    program = stack.enter_context(load(source, "bench_send", "xdp", maps))
+    program = stack.enter_context(load(source, "bench_send", "xdp", maps, constants={2: len(DRAWS) - 1}))
     done = run(program, programs.frame(), repeat=count)
     assert done.action == 3, "not XDP_TX"
     return done.frame
@@ -120,6 +122,19 @@ def test_the_sink_notes_the_time_of_every_1024th_frame(stack: ExitStack) -> None
     assert marks.get(1) < marks.get(3)
 
 
+def test_there_are_as_many_draws_as_it_takes(stack: ExitStack) -> None:
+    """More addresses than the usual count of draws has: each is sent."""
+    count = programs.enough(programs.DRAWS + 1)
+    assert count == 2 * programs.DRAWS
+    source = programs.compiled("generator")
+    maps = programs.create_maps(source, "bench_send", stack, draws=count)
+    programs.write_draws(maps, [(number, count - 1 - number) for number in range(count)])
+    program = stack.enter_context(load(source, "bench_send", "xdp", maps, constants={2: count - 1}))
+    run(program, programs.frame(), repeat=count - 1)
+    assert run(program, programs.frame()).frame == framed(count - 1, count - 1, 0)
+    assert run(program, programs.frame()).frame == framed(count, 0, count - 1)
+
+
 def test_draws_have_the_distribution_they_are_named_for() -> None:
     uniform, zipf = programs.uniform(256), programs.zipf(256)
     for draws in (uniform, zipf):
@@ -148,6 +163,22 @@ def test_a_path_carries_what_is_sent_both_ways(stack: ExitStack, name: str) -> N
     found = generator.run(sink, 0.02)
     assert found.per_second > 0
     assert found.lost < 0.01  # bursts of the scheduler may overflow a ring on a busy machine
+
+
+@pytest.mark.parametrize("size", [128, 1514])
+def test_longer_frames_arrive_whole(stack: ExitStack, size: int) -> None:
+    path = paths.pydp("xdp")
+    segment = paths.make_segment(path, shape_of(path), stack)
+    sink = frames.Sink(segment[1], "xdp", stack)
+    sent = frames.Sent(programs.frame(size), 0)
+    draws = programs.uniform(4, count=4)
+    frames.announce(segment[0], programs.SOURCE, 2)
+    frames.announce(segment[1], programs.DEST, 2)
+    before = sink.maps["bench_arrivals"].sums().get(0, (0, 0))
+    found = frames.Generator(segment[0], draws, stack, sent).run(sink, 0.02)
+    packets, octets, *_ = sink.maps["bench_arrivals"].sums()[0]
+    assert octets - before[1] == size * (packets - before[0])
+    assert found.lost < 0.01
 
 
 def test_frames_that_do_not_arrive_are_an_error(stack: ExitStack) -> None:
@@ -189,7 +220,9 @@ def test_the_cost_is_that_of_packets_forwarded(stack: ExitStack, hook: str, monk
 
 
 def test_every_scenario_compares_paths_that_it_has() -> None:
-    assert [*(scenario.name for scenario in SCENARIOS), "cost"] == list(cli.NAMES)
+    names = [scenario.name for scenario in SCENARIOS]
+    assert len(set(names)) == len(names)
+    assert [*dict.fromkeys(scenario.suite for scenario in SCENARIOS), runner.COST] == list(cli.SUITES)
     for scenario in (*SCENARIOS, *(scenario.with_again() for scenario in SCENARIOS)):
         names = {path.name for path in scenario.paths}
         assert len(names) == len(scenario.paths)
@@ -201,10 +234,14 @@ def test_a_run_reports_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = ["bench", "bridge-xdp-64", "bridge-stream", "--quick", "--blocks", "1", "--noise", "1", "--aa"]
     assert main([*arguments, "--json", str(file)]) == 0
     told = capsys.readouterr().out
-    document = json.loads(file.read_text())
-    assert document["version"] == 1
-    assert [scenario["name"] for scenario in document["scenarios"]] == ["bridge-xdp-64", "bridge-stream"]
-    for scenario in document["scenarios"]:
+    written = json.loads(file.read_text())
+    jsonschema.validate(written, document.schema())
+    assert json.loads(document.dumps(document.load(file))) == written
+    assert written["options"]["what"] == ["bridge-xdp-64", "bridge-stream"]
+    assert written["machine"]["kernel"] == platform.release()
+    assert written["begun"] < written["ended"]
+    assert [scenario["name"] for scenario in written["scenarios"]] == ["bridge-xdp-64", "bridge-stream"]
+    for scenario in written["scenarios"]:
         assert scenario["title"] in told
         assert "kernel" in scenario["paths"]
         assert "pydp-again" in scenario["paths"]
@@ -227,7 +264,7 @@ def test_a_target_that_is_not_met_fails_a_check_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["bridge-xpd"], "bridge-xpd: there is no such scenario"),
+        (["bridge-xpd"], "bridge-xpd: there is no such scenario or suite"),
         (["--blocks", "0"], "--blocks 0"),
         (["--noise", "2"], "--noise 2"),
         (["--json", "/nowhere/at/all"], "--json /nowhere/at/all"),
@@ -241,13 +278,17 @@ def test_wrong_usage_is_refused_before_anything_is_built(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_reports_and_leaves_nothing(number: signal.Signals) -> None:
+def test_an_interrupt_keeps_what_was_measured_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "results.html"
     command = [sys.executable, "-m", "pydp", "bench", "bridge-counters", "--noise", "1"]
+    command += ["--json", str(file), "--html", str(page)]
     with process.started(command) as child:
         pins = process.interrupt_when_built(child, paths.PREFIX, number, pins=2)
         out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "Interrupted" in out
     assert err == ""
+    assert document.load(file).interrupted
+    assert "The run was interrupted" in page.read_text()
     assert process.traces(paths.PREFIX, child.pid) == []
     assert not [pin for pin in pins if (process.PINS / pin).exists()]

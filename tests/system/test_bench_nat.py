@@ -17,7 +17,7 @@ from scapy.layers.l2 import Ether
 
 from ebpf.loader import load
 from ebpf.testrun import run
-from pydp.bench import nat_frames, nat_paths, nat_program, nat_scenarios, nat_streams, programs
+from pydp.bench import curves, nat_frames, nat_paths, nat_program, nat_scenarios, nat_streams, programs
 from pydp.bench.errors import BenchError
 from pydp.bench.nat_frames import FlowsSent
 from pydp.bench.nat_paths import BACKENDS, NATIVE, NatPath, Rig
@@ -52,7 +52,9 @@ def generated(stack: ExitStack, rig: Rig, sent: FlowsSent, draws: programs.Draws
     maps = programs.create_maps(source, sent.program, stack)
     programs.write_draws(maps, draws)
     programs.write_head(maps, sent.frame)
-    program = stack.enter_context(load(source, sent.program, "xdp", maps, constants=sent.constants))
+    program = stack.enter_context(
+        load(source, sent.program, "xdp", maps, constants={**sent.constants, 2: len(draws) - 1})
+    )
     done = run(program, sent.frame, repeat=count)
     assert done.action == 3, "not XDP_TX"
     assert len(done.frame) == len(sent.frame)
@@ -169,6 +171,20 @@ def test_a_path_begins_flows_again_and_again(stack: ExitStack, path: NatPath) ->
     measure = nat_scenarios.fresh(path, stack)
     for _ in range(2):
         found = measure(0.02)
+        assert found.value > 0
+        assert found.lost is not None
+        assert found.lost < 0.01
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
+def test_flows_and_services_are_drawn(stack: ExitStack, distribution: str) -> None:
+    draws = nat_frames.drawn(100, SERVICES, distribution)
+    assert {flow for flow, _ in draws} == set(range(100))
+    assert {service for _, service in draws} == {int(one) for one in SERVICES}
+    first, fifth = (sum(service == int(one) for _, service in draws) for one in (SERVICES[0], SERVICES[4]))
+    assert first / fifth == pytest.approx(1 if distribution == "uniform" else 5, rel=0.1)
+    for build in (partial(curves.flows, count=100), partial(curves.services, count=3)):
+        found = build(PYDP, stack, distribution=distribution)(0.02)
         assert found.value > 0
         assert found.lost is not None
         assert found.lost < 0.01

@@ -71,7 +71,7 @@ def generated(stack: ExitStack, sent: Sent, draws: programs.Draws, count: int) -
     maps = programs.create_maps(source, name, stack)
     programs.write_draws(maps, draws)
     programs.write_head(maps, sent.frame)
-    program = stack.enter_context(load(source, name, "xdp", maps, constants={0: sent.offset}))
+    program = stack.enter_context(load(source, name, "xdp", maps, constants={0: sent.offset, 2: len(draws) - 1}))
     done = run(program, sent.frame, repeat=count)
     assert done.action == 3, "not XDP_TX"
     return done.frame

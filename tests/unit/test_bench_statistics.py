@@ -21,7 +21,7 @@ POSITIVE = st.floats(1e-3, 1e9)
 ANY_NOISE = Plan(blocks=4, seconds=1, spare=0, noise=1e9)
 
 
-def ignore(_text: str) -> None:
+def ignore(_done: int) -> None:
     """Progress that nobody looks at."""
 
 
