@@ -40,6 +40,7 @@ class Parser(argparse.ArgumentParser):
     """Errors are raised, and a verb's parser is filled when it is used."""
 
     module = ""
+    intermixed = False  # options may stand between arguments of which there are any number
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
@@ -50,6 +51,9 @@ class Parser(argparse.ArgumentParser):
             self.module = ""
             verb.configure(self)
             self.set_defaults(run=verb.run)
+        if self.intermixed:
+            self.intermixed = False  # it comes back here, once for options and once for the rest
+            return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
