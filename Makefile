@@ -32,7 +32,7 @@ format: setup ## rewrite Python and C in the project's format
 	$(C_SOURCES) clang-format -i
 
 test: root check ## check, then every test
-	$(BIN)/python -m pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 demo: root setup ## the same traffic through the kernel's bridge and through pydp, side by side
 	@$(BIN)/python -m pydp.bench.demo $(ARGS)

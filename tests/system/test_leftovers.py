@@ -25,7 +25,7 @@ from pydp.errors import NothingAttached, PydpError
 from pydp.lab import LabError, Namespace, Segment, ping, poll
 from tests.system.whole import check, running, shape
 
-pytestmark = pytest.mark.usefixtures("requires_root", "bpffs")
+pytestmark = [pytest.mark.usefixtures("requires_root", "bpffs"), pytest.mark.alone]
 
 MakeSegment = Callable[..., Segment]
 MakeNamespace = Callable[..., Namespace]
