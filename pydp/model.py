@@ -328,11 +328,12 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """What the system has where nothing else is said: net.ipv4.ip_default_ttl, net.ipv6.conf.all.hop_limit,
-    net.ipv4.ip_local_port_range, and the names of the devices that take packets only from where they would send to
-    (rp_filter).
+    net.ipv4.ip_local_port_range, the names of the devices that take packets only from where they would send to
+    (rp_filter), and for how many CPUs the machine has room.
     """
 
     ttl: int = 64
     hop_limit: int = 64
     port_range: tuple[int, int] = (32768, 60999)
     strict: frozenset[str] = frozenset()
+    cpus: int = 1

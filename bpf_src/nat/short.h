@@ -2,45 +2,49 @@
 // The short way of packets whose flow was just seen, on XDP: plain IPv4, TCP in the middle of a connection or UDP with a checksum.
 //
 // Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for
-// a tick, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. What is compared is
-// gathered before the one branch: each way out costs clang some ten stores before it.
+// four ticks, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. It is a line of the
+// cache, in an array of all CPUs: of a per-CPU array each element stands by itself, and is found through a pointer. What is compared is gathered
+// before the one branch: each way out costs clang some ten stores before it.
 
 enum nat_short_limit {
 	NAT_SHORT_PLACES = 4096, /* records of a CPU, a power of two */
 	NAT_SHORT_READ = ETH_HLEN + 20 + 18, /* bytes of a frame that are looked at: to the end of a TCP checksum */
 	NAT_SHORT_AGE = 0xfffe, /* what one less does to the word that TTL and protocol are in */
+	NAT_SHORT_SHIFT = 2, /* ticks to instants */
+	NAT_SHORT_KEY = 48, /* bits of `rest` that are the packet's */
+	NAT_SHORT_MAC = 48, /* bits of `mac` that are the address */
 };
+
+#define NAT_SHORT_REPLY (1u << 31) /* in `backend`: the packets are its answers */
 
 struct nat_recent {
 	__u64 addresses; /* source, then destination */
-	__u64 rest; /* ports, protocol, slot */
-	__u64 mac; /* that it comes in for */
-	__u64 stamp; /* the instant that it is good for; 0 for none */
+	__u64 rest; /* ports, protocol, slot; above what the checksum of TCP or UDP changes by */
+	__u64 mac; /* that it comes in for; above how many bytes of a frame may leave there */
 	__u64 to_addresses;
-	struct ethernet header; /* towards the next hop */
+	__u64 header; /* towards the next hop: as struct ethernet */
+	__u32 header_middle;
 	__u32 to_ports;
 	__u32 egress; /* ifindex */
-	__u32 network; /* what the checksum of the IP header changes by, folded */
-	__u32 transport; /* what that of TCP or UDP changes by */
-	__u32 longest; /* bytes of a frame that may leave there */
-	__u32 way; /* direction in the flow */
 	__u32 backend; /* as in the flow */
 	__u32 generation;
+	__u32 stamp; /* the instant that it is good for; 0 for none */
 };
 
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct nat_recent, nat_recents, NAT_SHORT_PLACES);
+/* Written by the datapath. NAT_SHORT_PLACES for each CPU; in pages of its own, as what may be mapped is. */
+BPF_F_TABLE("array", __u32, struct nat_recent, nat_recents, NAT_SHORT_PLACES, BPF_F_MMAPABLE);
 
-/* This instant: a tick of 16.8 ms; never 0. */
-static __always_inline __u64 nat_instant(void)
+/* This instant, of 67 ms; never 0. */
+static __always_inline __u32 nat_instant(void)
 {
-	return (__u64)nat_now() + 1;
+	return (nat_now() >> NAT_SHORT_SHIFT) + 1;
 }
 
 static __always_inline struct nat_recent *nat_recent(__u64 addresses, __u64 rest)
 {
 	__u64 hash = (addresses * 0x9e3779b97f4a7c15ULL) ^ (rest * 0xd6e8feb86659fd93ULL);
 	__u32 place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1);
+	place += bpf_get_smp_processor_id() * NAT_SHORT_PLACES;
 	return nat_recents.lookup(&place);
 }
 
@@ -78,19 +82,17 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	    view->network != ETH_HLEN)
 		return;
 	__u32 change = nat_change(addresses, given);
+	__u64 transport = checksum_fold((__u64)change + (__u32)~ports + given_ports);
+	__u64 longest = s->task.longest < 0xffff ? s->task.longest : 0xffff;
 	recent->addresses = addresses;
-	recent->rest = rest;
-	recent->mac = packet->dest;
+	recent->rest = rest | transport << NAT_SHORT_KEY;
+	recent->mac = packet->dest | longest << NAT_SHORT_MAC;
 	recent->to_addresses = given;
-	recent->header = s->task.header;
-	recent->header.ethertype = bpf_htons(ETH_P_IP);
+	recent->header = s->task.header.first;
+	recent->header_middle = s->task.header.middle;
 	recent->to_ports = given_ports;
 	recent->egress = s->task.device;
-	recent->network = change + NAT_SHORT_AGE;
-	recent->transport = checksum_fold((__u64)change + (__u32)~ports + given_ports);
-	recent->longest = s->task.longest;
-	recent->way = found->way;
-	recent->backend = flow->backend;
+	recent->backend = flow->backend | (found->way ? NAT_SHORT_REPLY : 0);
 	recent->generation = flow->generation;
 	recent->stamp = nat_instant();
 }
@@ -98,15 +100,15 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 /* Count a packet of LENGTH bytes for the backend that RECENT is about. False if that is drained or gone, or the counter was another's. */
 static __always_inline bool nat_recent_count(const struct nat_recent *recent, __u32 length)
 {
-	__u32 number = recent->backend - 1;
-	if (!recent->backend)
+	__u32 backend = recent->backend & ~NAT_SHORT_REPLY, number = backend - 1;
+	if (!backend)
 		return true;
 	struct nat_count *count = nat_counts.lookup(&number);
-	struct nat_backend *backend = nat_backends.lookup(&number);
-	if (!count || !backend || !nat_backend_takes(backend) ||
-	    (count->owner ^ recent->generation) | (backend->generation ^ recent->generation))
+	struct nat_backend *now = nat_backends.lookup(&number);
+	if (!count || !now || !nat_backend_takes(now) ||
+	    (count->owner ^ recent->generation) | (now->generation ^ recent->generation))
 		return false;
-	if (recent->way) {
+	if (recent->backend & NAT_SHORT_REPLY) {
 		count->received_packets++;
 		count->received_bytes += length;
 	} else {
@@ -135,20 +137,20 @@ static __always_inline enum verdict nat_short(hook_ctx *ctx, struct packet *pack
 	struct nat_recent *recent = nat_recent(addresses, rest);
 	if (!recent)
 		return PASS_UNCLAIMED;
-	__u64 differs = (recent->addresses ^ addresses) | (recent->rest ^ rest) | (recent->mac ^ packet->dest) |
-			(recent->stamp ^ nat_instant());
+	__u64 differs = (recent->addresses ^ addresses) | (recent->rest ^ rest) << (64 - NAT_SHORT_KEY) |
+			(recent->mac ^ packet->dest) << (64 - NAT_SHORT_MAC) | (recent->stamp ^ nat_instant());
 	differs |= (first & 0xff) ^ 0x45;
 	differs |= pieces & bpf_htons(0x3fff) << 16;
 	differs |= flags | (third & 0xff) < 2;
-	differs |= packet->length > recent->longest || length + ETH_HLEN > packet->length || length < 28;
+	differs |= packet->length > recent->mac >> NAT_SHORT_MAC || length + ETH_HLEN > packet->length || length < 28;
 	if (differs || !nat_recent_count(recent, packet->length))
 		return PASS_UNCLAIMED;
-	__u32 old = third >> 16;
-	__u16 sum = ~checksum_fold((__u64)(__u16)~old + recent->network);
-	__u16 fixed = ~checksum_fold((__u64)(__u16)~check + recent->transport);
-	fixed = fixed || tcp ? fixed : 0xffff;
 	__u64 given = recent->to_addresses;
-	struct ethernet header = recent->header;
+	__u32 old = third >> 16, network = nat_change(addresses, given) + NAT_SHORT_AGE;
+	__u16 sum = ~checksum_fold((__u64)(__u16)~old + network);
+	__u16 fixed = ~checksum_fold((recent->rest >> NAT_SHORT_KEY) + (__u16)~check);
+	fixed = fixed || tcp ? fixed : 0xffff;
+	struct ethernet header = { recent->header, recent->header_middle, bpf_htons(ETH_P_IP) };
 	ethernet_write(data, &header);
 	*(__u64 *)(ip + 8) = ((third - 1) & 0xffff) | (__u32)sum << 16 | given << 32;
 	*(__u32 *)(ip + 16) = given >> 32;

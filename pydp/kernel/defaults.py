@@ -8,6 +8,7 @@ from pathlib import Path
 from pydp.model import Defaults
 
 _SYSCTL = Path("/proc/sys/net")
+_POSSIBLE = Path("/sys/devices/system/cpu/possible")  # as in 0-3
 _RP_FILTER_STRICT = 1  # RFC 3704 2.2
 
 
@@ -17,7 +18,12 @@ def read_defaults() -> Defaults:
     low, high = _numbers("ipv4/ip_local_port_range", known.port_range)
     (ttl,) = _numbers("ipv4/ip_default_ttl", (known.ttl,))
     (hop_limit,) = _numbers("ipv6/conf/all/hop_limit", (known.hop_limit,))
-    return Defaults(ttl, hop_limit, (low, high), _strict())
+    return Defaults(ttl, hop_limit, (low, high), _strict(), possible_cpus())
+
+
+def possible_cpus() -> int:
+    """How many CPUs there may ever be, those that are not there included: what per-CPU maps have values for."""
+    return int(_POSSIBLE.read_text().strip().rpartition("-")[2]) + 1
 
 
 def _strict() -> frozenset[str]:

@@ -18,6 +18,8 @@ from ebpf import testrun
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
 from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name
+from pydp.kernel.defaults import possible_cpus
+from pydp.model import Defaults
 from pydp.modes import MODES
 from pydp.modes.base import Context
 from pydp.modes.fdb import TICK
@@ -81,6 +83,7 @@ class NatRig:
             view, target, {ifindex: slot for slot, ifindex in enumerate(target.ports)}, hook,
             peers=frozenset(BASE + port for port in peers), takers=frozenset(BASE + port for port in takers),
             addresses={BASE + port: [ip_interface(one) for one in some] for port, some in addresses.items()},
+            defaults=Defaults(cpus=possible_cpus()),
         )  # fmt: skip
         stage = Stage(0, "nat", MODE.constants(self.options, self.context))
         hooks = MODE.hooks(self.options, target, BASE, hook)
