@@ -18,7 +18,7 @@ from typing import Any
 from ebpf.cachedir import NotOurs, cache_folder, is_own, make_own
 
 _FORMAT = 1
-_MOST = 256  # files; those not used for longest go first
+_MOST = 1024  # files; those not used for longest go first
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 _OFF = "PYDP_NO_CACHE"  # in the environment: neither read nor write
 
@@ -68,10 +68,10 @@ def _tidy(folder: Path) -> None:
 
 
 def _stamp(path: Path) -> str:
-    """What changes when a file or folder is replaced."""
+    """What changes when a file or folder is replaced; no inode, which is another where a guest sees the same files."""
     with contextlib.suppress(OSError):
         status = path.stat()
-        return f"{status.st_ino} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns}"
     return ""
 
 
