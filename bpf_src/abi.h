@@ -85,6 +85,7 @@ enum role {
 	ROLE_PORT = 0, /* a port like any other: a container, a NIC of the overlay */
 	ROLE_UNDERLAY = 1, /* carries what is encapsulated */
 	ROLE_COMPANION = 2, /* a tunnel device of the kernel that does what eBPF cannot */
+	ROLE_PARENT = 3, /* a device that its children share */
 };
 
 struct counter {

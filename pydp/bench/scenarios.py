@@ -10,6 +10,7 @@ from pydp.bench import paths
 from pydp.bench.blocks import Plan
 from pydp.bench.curves import BRIDGE_CURVES, NAT_CURVES
 from pydp.bench.floods import flood_of_frames, on_segment
+from pydp.bench.macvlan_scenarios import MACVLAN_SCENARIOS
 from pydp.bench.nat_scenarios import NAT_SCENARIOS
 from pydp.bench.paths import Shape
 from pydp.bench.scenario import Comparison, Scenario
@@ -88,4 +89,5 @@ SCENARIOS: tuple[Scenario, ...] = (
     *TUNNEL_SCENARIOS,
     *NAT_SCENARIOS,
     *NAT_CURVES,
+    *MACVLAN_SCENARIOS,
 )  # fmt: skip

@@ -166,7 +166,8 @@ class Datapath:
             created=before.created if before else time.time(),
         )
         peers = peers_of(devices, name, old)
-        return _Plan(instance, devices, Context(view, target, instance.slots, choice.hook, peers))
+        ends = {ifindex: device.peer.link.mac for ifindex, device in devices.items() if device.peer}
+        return _Plan(instance, devices, Context(view, target, instance.slots, choice.hook, peers, ends=ends))
 
     def path(self, instance: Instance) -> Path:
         """Where a file that goes with this revision of an instance has its place: see `files`."""

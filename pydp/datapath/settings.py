@@ -36,8 +36,8 @@ def settings_of(instance: Instance, devices: Mapping[int, Device], old: State) -
 
 def _wants_promisc(instance: Instance, ifindex: int) -> bool:
     """Whether a port must take frames for others and has no kernel bridge that sees to it."""
-    plain = instance.roles.get(ifindex, Role.PORT) == Role.PORT
-    return plain and not instance.adopted and MODES[instance.mode].traits.promiscuous
+    role = instance.roles.get(ifindex, Role.PORT)
+    return not instance.adopted and role in MODES[instance.mode].traits.promiscuous
 
 
 def merged(*settings: Mapping[int, Mapping[str, int]]) -> dict[int, Mapping[str, int]]:

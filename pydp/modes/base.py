@@ -40,6 +40,7 @@ class Role(IntEnum):
     PORT = 0
     UNDERLAY = 1
     COMPANION = 2
+    PARENT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class Context:
     devices. ``foreign_routes``: those of the kernel, where IP tunnel devices are adopted. ``companion``: index of the
     device that was made. ``numbers``: of the members by kind and name; ``released``: those that an earlier attach had
     given to members that are gone. ``addresses``: of this host by ifindex, the primary ones of a device first.
-    ``takers``: devices that take the frames that programs on HOOK redirect to them.
+    ``takers``: devices that take the frames that programs on HOOK redirect to them. ``ends``: MAC address of the other
+    end of ports that are veths, where it can be seen.
     """
 
     view: View
@@ -97,6 +99,7 @@ class Context:
     foreign_routes: Sequence[Route] = ()
     addresses: Mapping[int, Sequence[Interface]] = field(default_factory=dict)
     takers: frozenset[int] = frozenset()
+    ends: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,8 @@ class Traits:
     writes, which survive a replace; of these, ``counted`` are arrays of counters by number, which survive it also when
     the replace makes them larger. ``tails``: prog array -> program to put at index 0, on hook tc.
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
-    would compete for a port's traffic. ``promiscuous``: its ports (Role.PORT) must take frames for others.
+    would compete for a port's traffic. ``promiscuous``: its ports of these roles must take frames for
+    others.
     ``separate``: each port gets the hook that suits it best, whatever the others get. ``again``: by kind of hook,
     programs that begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map``
     is the prog array that they are called by, of which each port and hook has its own: the port's own program is at
@@ -133,7 +137,7 @@ class Traits:
     control: Control | None = None
     finishes: bool = False
     claims: bool = True
-    promiscuous: bool = False
+    promiscuous: frozenset[Role] = frozenset()
     separate: bool = False
     again: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again_map: str = ""

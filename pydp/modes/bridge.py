@@ -14,7 +14,7 @@ from typing import Any
 
 from pydp.errors import UsageError
 from pydp.model import Bridge, BridgePort, PortState, Vlan
-from pydp.modes.base import Context, Control, Entries, Mode, Target, Traits, View
+from pydp.modes.base import Context, Control, Entries, Mode, Role, Target, Traits, View
 from pydp.modes.fdb import buckets, fdb_key, forget_request, kernel_request, local_request, power_of_two, ticks
 from pydp.options import option
 
@@ -71,7 +71,7 @@ class BridgeMode(Mode):
         tails={"bridge_tails": "bridge_copies"},
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,
-        promiscuous=True,
+        promiscuous=frozenset({Role.PORT}),
     )  # fmt: skip
     Options = BridgeOptions
 

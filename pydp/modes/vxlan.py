@@ -87,7 +87,7 @@ class VxlanMode(Mode):
         tails={"vxlan_tails": "vxlan_copies"},
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,
-        promiscuous=True,
+        promiscuous=frozenset({Role.PORT}),
     )  # fmt: skip
     Options = VxlanOptions
 

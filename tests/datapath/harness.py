@@ -95,6 +95,11 @@ def port_mac(port: int) -> bytes:
     return bytes([2, 0, 0, 0, 1, port])
 
 
+def station_mac(port: int) -> bytes:
+    """What is at the other end of a port, if that is a veth."""
+    return bytes([2, 0, 0, 0, 0x0A, port])
+
+
 def links(count: int, mtu: int = 1500) -> dict[int, Link]:
     """Ports p0, p1, ..."""
     return {BASE + i: Link(BASE + i, f"p{i}", mac=port_mac(i), mtu=mtu, up=True) for i in range(count)}
@@ -108,7 +113,8 @@ def ticks_now() -> int:
 class Rig:
     """Programs, maps and what goes through them. ``bridge`` makes the adopting form, its ports by index BASE + n.
 
-    Mode vxlan has port 0 as underlay, the ports that its options name after it, and its companion last.
+    Mode vxlan has port 0 as underlay, the ports that its options name after it, and its companion last. Modes macvlan
+    and ipvlan have port 0 as parent; at the other end of the others are stations.
     """
 
     def __init__(
@@ -136,7 +142,7 @@ class Rig:
             devices[BRIDGE] = Link(BRIDGE, bridge.name, kind="bridge", mac=bridge.mac, mtu=mtu)
         view = View(devices, {BRIDGE: bridge} if bridge else {})
         names = [bridge.name] if bridge else [f"p{i}" for i in range(ports)]
-        if "vxlan" in modes:
+        if {"vxlan", "macvlan", "ipvlan"} & set(modes):
             names = names[:1]
         self.options = {name: self._options_of(name, options or {}) for name in modes}
         self.contexts = {name: self._context(view, name, names, fdb) for name in modes}
@@ -155,6 +161,8 @@ class Rig:
             raise
 
     def _options_of(self, name: str, given: Mapping[str, Any]) -> Any:
+        if name in ("macvlan", "ipvlan"):
+            return MODES[name].Options(**given)
         return MODES[name].Options(**({**SMALL, **given} if name in ("bridge", "vxlan") else {}))
 
     def _context(self, view: View, name: str, names: Sequence[str], fdb: Sequence[FdbEntry]) -> Context:
@@ -170,7 +178,8 @@ class Rig:
             roles = {**target.roles, companion: Role.COMPANION}
             target = replace(target, ports=(*target.ports, companion), roles=roles)
         slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
-        context = Context(view, target, slots, self.hook, frozenset(), fdb, companion=companion)
+        ends = {ifindex: station_mac(ifindex - BASE) for ifindex in target.ports}
+        context = Context(view, target, slots, self.hook, frozenset(), fdb, companion=companion, ends=ends)
         return numbered(MODES[name], self.options[name], context)
 
     def _make(self, name: str) -> Map:

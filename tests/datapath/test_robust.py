@@ -22,6 +22,7 @@ RIGS: Mapping[str, Mapping[str, Any]] = {
     "bridge adopting": adopting(),
     "count": {"modes": ("count",)},
     "count and bridge with VLANs": {"modes": ("count", "bridge"), "options": VLANS},
+    "macvlan": {"modes": ("macvlan",), "options": {"child": ("p1", "p2", "p3")}},
 }
 HEADERS = {"dst": mac(2), "src": mac(1)}
 FRAMES = {

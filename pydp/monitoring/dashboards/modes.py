@@ -96,3 +96,8 @@ NAT = _board(
         ],
     },
 )
+MACVLAN = _board(
+    "macvlan",
+    "Containers with MAC addresses of their own on one device: frames by a look-up, without a bridge.",
+    {},
+)
