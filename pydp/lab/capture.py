@@ -35,12 +35,15 @@ _MARKER = bytes.fromhex("00005e0053fe 00005e0053ff 88b5") + b"pydp-lab"
 class Capture:
     """Frames that arrive at ``dev``, as they were on the wire, and frames sent from it.
 
-    What the device itself sends is not captured. A VLAN tag that the kernel moved into the metadata of its buffer is
-    put back into the returned bytes. ``peer`` is the other end of the veth (namespace, name); `barrier` and `drain`
-    need it.
+    What the device itself sends is not captured, unless ``outgoing``. A VLAN tag that the kernel moved into the
+    metadata of its buffer is put back into the returned bytes. ``peer`` is the other end of the veth (namespace,
+    name); `barrier` and `drain` need it.
     """
 
-    def __init__(self, ns: Namespace, dev: str, *, peer: tuple[Namespace, str] | None = None) -> None:
+    def __init__(
+        self, ns: Namespace, dev: str, *, peer: tuple[Namespace, str] | None = None, outgoing: bool = False
+    ) -> None:
+        self._outgoing = outgoing
         self._where = (ns, dev)
         self._name = f"{dev} in {ns.name}"
         self._peer = peer
@@ -59,7 +62,7 @@ class Capture:
             self._sock = stack.enter_context(ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
             self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 32 << 20)
             self._sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-            self._sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, int(not self._outgoing))
             self._sock.bind((dev, _ETH_P_ALL))
             if self._peer is not None:
                 self._marker_sock = stack.enter_context(_sender(*self._peer))
@@ -71,6 +74,11 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def hardware(self) -> int:
+        """What kind of device it is (ARPHRD_ETHER and so on, linux/if_arp.h)."""
+        return int(self._sock.getsockname()[3])
+
     def send(self, frame: bytes) -> None:
         """Send a frame out of the device. Raises OSError: EMSGSIZE above the MTU, ENETDOWN when the device is down."""
         self._sock.send(frame)
@@ -81,6 +89,13 @@ class Capture:
         while len(self._frames) < count and (rest := deadline - time.monotonic()) > 0:
             self._receive(rest)
         taken, self._frames = self._frames[:count], self._frames[count:]
+        return taken
+
+    def waiting(self) -> list[bytes]:
+        """Take all frames that have arrived."""
+        while self._receive(0):
+            pass
+        taken, self._frames = self._frames, []
         return taken
 
     def drain(self) -> list[bytes]:

@@ -31,7 +31,7 @@ _live: dict[str, int] = {}  # path: process that made it
 class Namespace:
     """A network namespace for the length of a ``with`` block, with lo up, visible to `ip netns` as its ``name``.
 
-    The name is ``<prefix><pid>-<random><label>``.
+    The name is ``<prefix><pid>-<random><label>``, unless there is a ``name``, which `sweep` does not know.
     IPv6 is off unless ``ipv6``, and then without duplicate address detection and router solicitation, so that
     captures are quiet. ``bridge_netfilter`` leaves bridged frames to iptables: on a kernel that has br_netfilter
     built in every new namespace does that, while stock distributions do not load the module; False gives the bridge
@@ -39,8 +39,10 @@ class Namespace:
     rights forbid it.
     """
 
-    def __init__(self, prefix: str, *, label: str = "", ipv6: bool = False, bridge_netfilter: bool = False) -> None:
-        self.name = f"{prefix}{os.getpid():x}-{secrets.token_hex(3)}{label}"
+    def __init__(
+        self, prefix: str, *, label: str = "", ipv6: bool = False, bridge_netfilter: bool = False, name: str = ""
+    ) -> None:
+        self.name = name or f"{prefix}{os.getpid():x}-{secrets.token_hex(3)}{label}"
         self.path = str(syscalls.DIRECTORY / self.name)
         self.cookie = 0
         self._ipv6 = ipv6
@@ -54,6 +56,8 @@ class Namespace:
         return f"Namespace({self.name})"
 
     def __enter__(self) -> Self:
+        if Path(self.path).exists():
+            raise LabError(f"there is a namespace {self.name} already", hint=f"ip netns del {self.name}")
         _live[self.path] = os.getpid()
         try:
             syscalls.in_thread(self._create)
@@ -78,6 +82,16 @@ class Namespace:
         finally:
             syscalls.remove(self.path)
             _live.pop(self.path, None)
+
+    def release(self) -> None:
+        """Close the netlink handle, and leave the namespace and its processes to themselves."""
+        with self._lock:
+            self._closed = True
+            self._children = []
+        if self._ipr is not None:
+            self._ipr.close()
+            self._ipr = None
+        _live.pop(self.path, None)
 
     @property
     def processes(self) -> tuple[int, ...]:

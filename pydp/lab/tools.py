@@ -130,7 +130,7 @@ def _serving(ns: Namespace, command: Sequence[str], port: int, proto: str) -> It
     def listening() -> bool:
         if child.poll() is not None:
             raise LabError(f"{' '.join(command)} in {ns.name} ended at once with status {child.returncode}")
-        return _listens(child.pid, port, proto)
+        return listens(child.pid, port, proto)
 
     try:
         poll(f"{command[0]} in {ns.name} listens", listening)
@@ -139,8 +139,9 @@ def _serving(ns: Namespace, command: Sequence[str], port: int, proto: str) -> It
         ns.end(child)
 
 
-def _listens(pid: int, port: int, proto: str) -> bool:
-    """Whether a socket in the namespace of ``pid`` has that local port and, for TCP, listens (state 0A).
+def listens(pid: int | str, port: int, proto: str) -> bool:
+    """Whether a socket in the namespace of ``pid`` (a folder of /proc) has that local port and, for TCP, listens
+    (state 0A).
 
     A connection, to try, would be the only one that `iperf3 -s -1` serves.
     """

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests for other kernels ask of the one that runs, and where they note what they have seen."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pydp.lab import LabError, Namespace
+
+RESULTS = "PYDP_LAB_RESULTS"  # a folder that a guest brings back
+
+
+@functools.cache
+def _makes(words: str) -> str:
+    """What `ip link add` has against a device of that kind; "" for nothing."""
+    with Namespace("pt") as ns:
+        try:
+            ns.run(["ip", "link", "add", "needed0", *words.split()])
+        except LabError as error:
+            return str(error).rpartition(": ")[2]
+    return ""
+
+
+def need_device(words: str) -> None:
+    """Skip unless the kernel makes devices of that kind, in the words of `ip link add`."""
+    if reason := _makes(words):
+        pytest.skip(f"no {words} on this kernel ({reason}): `make test-kernels` runs this on one that has it")
+
+
+def note(name: str, row: Mapping[str, object]) -> None:
+    """Add a row to a file of results, if somebody wants them."""
+    if folder := os.environ.get(RESULTS):
+        with (Path(folder) / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps({"kernel": os.uname().release, **row}) + "\n")
