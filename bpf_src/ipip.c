@@ -25,20 +25,23 @@
 #include "ipip/encap.h"
 #include "ipip/decap.h"
 
+static __always_inline enum verdict ipip_short(hook_ctx *ctx, struct packet *packet, __u32 slot)
+{
+	__u64 role = STAGE_CONSTANT(STAGE_IPIP, CONSTANT_ROLE), stamp = recent_instant();
+	if (IPIP_AGAIN && role == ROLE_UNDERLAY)
+		return ipip_decap_again(ctx, packet, slot, stamp);
+	if (IPIP_AGAIN_IN && role == ROLE_PORT)
+		return ipip_encap_again(ctx, packet, slot, stamp);
+	return PASS_UNCLAIMED;
+}
+
 static __always_inline enum verdict ipip_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	__u64 role = STAGE_CONSTANT(STAGE_IPIP, CONSTANT_ROLE), stamp = IPIP_AGAIN ? recent_instant() : 0;
-	enum verdict verdict = PASS_UNCLAIMED;
 	if (PYDP_EGRESS)
 		return HOOK_OPENS_IP ? ipip_leaving(ctx, packet) : PASS_UNCLAIMED;
-	if (IPIP_AGAIN && role == ROLE_UNDERLAY)
-		verdict = ipip_decap_again(ctx, packet, slot, stamp);
-	if (IPIP_AGAIN_IN && role == ROLE_PORT)
-		verdict = ipip_encap_again(ctx, packet, slot, stamp);
-	if (verdict != PASS_UNCLAIMED)
-		return verdict;
-	verdict = role == ROLE_UNDERLAY ? ipip_arriving(ctx, packet, slot, stamp) :
-					  ipip_from_port(ctx, packet, slot, stamp);
+	enum verdict verdict = role == ROLE_UNDERLAY ? ipip_arriving(ctx, packet, slot, stamp) :
+						       ipip_from_port(ctx, packet, slot, stamp);
 	/* What is wrong with a packet, the kernel's device may know better. */
 	return PYDP_IPIP_ADOPTED && verdict >= CLASS_DROP ? PUNT_ROUTE : verdict;
 }

@@ -9,6 +9,7 @@
 #include "lib/clock.h"
 #include "lib/hop.h"
 #include "lib/outer_header.h"
+#include "lib/plain.h"
 #include "lib/tuple.h"
 #include "lib/rewrite.h"
 #include "lib/answer.h"
@@ -179,11 +180,6 @@ static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *pack
 	struct nat_found found = {};
 	struct nat_place at = {};
 	enum verdict verdict = PASS_UNCLAIMED;
-	if (!HOOK_OPENS_IP) {
-		enum verdict done = nat_short(ctx, packet, slot);
-		if (done != PASS_UNCLAIMED)
-			return done;
-	}
 	struct nat_scratch *s = nat_scratches.lookup(&zero);
 	if ((PYDP_EGRESS && hook_is_done(ctx)) || !s || !nat_read(ctx, packet, slot, s, &at))
 		return PASS_UNCLAIMED;

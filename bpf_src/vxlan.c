@@ -75,8 +75,8 @@ static __always_inline enum verdict vxlan_to_port(hook_ctx *ctx, struct packet *
 	__be16 ethertype = packet->ethertype;
 	if (role == ROLE_UNDERLAY && !vxlan_unwrap(ctx, &ethertype))
 		return PUNT_PROTOCOL;
-	if (VXLAN_AGAIN && role == ROLE_UNDERLAY)
-		vxlan_keep_port(frame->dest, frame->segment, stamp, out);
+	if (VXLAN_AGAIN && role == ROLE_UNDERLAY && frame->vtep)
+		vxlan_keep_port(frame->dest, frame->vtep->vni, packet->dest, stamp, out);
 	packet->egress = out->ifindex;
 	/* A peer is handed the frame with the protocol that the stack has for it. */
 	packet->peer = out->flags & VXLAN_PEER && (role != ROLE_UNDERLAY || ethertype == bpf_htons(ETH_P_IP) ||
@@ -120,8 +120,7 @@ static __always_inline enum verdict vxlan_switch(hook_ctx *ctx, struct packet *p
 	if (in && in->flags & VXLAN_PUNT)
 		return PUNT_PORT;
 	if (VXLAN_AGAIN && known && verdict == PASS_UNCLAIMED)
-		vxlan_keep_sender(frame.source, frame.door, stamp, frame.segment, frame.from & FDB_SLOT_MASK,
-				  frame.vtep);
+		vxlan_keep_sender(frame.source, frame.door, stamp, frame.from & FDB_SLOT_MASK, frame.vtep);
 	if (vxlan_link_local(frame.dest))
 		return PUNT_LINK_LOCAL;
 	if (verdict != PASS_UNCLAIMED)
@@ -137,7 +136,7 @@ static __always_inline enum verdict vxlan_switch(hook_ctx *ctx, struct packet *p
 	if (where && place == frame.from)
 		return DROP_SAME_PORT;
 	if (in && where & FDB_REMOTE) {
-		verdict = vxlan_encap(ctx, packet, in, where & FDB_SLOT_MASK, now, stamp);
+		verdict = vxlan_encap(ctx, packet, slot, in, where & FDB_SLOT_MASK, now, stamp);
 		if (verdict != PASS_UNCLAIMED)
 			return verdict;
 		where = 0;
@@ -149,15 +148,20 @@ static __always_inline enum verdict vxlan_switch(hook_ctx *ctx, struct packet *p
 	return verdict;
 }
 
+static __always_inline enum verdict vxlan_short(hook_ctx *ctx, struct packet *packet, __u32 slot)
+{
+	__u64 role = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_ROLE), stamp = VXLAN_AGAIN ? recent_stamp() : 0;
+	if (VXLAN_AGAIN && role == ROLE_UNDERLAY)
+		return vxlan_decap_again(ctx, packet, slot, stamp);
+	if (VXLAN_AGAIN && role == ROLE_PORT)
+		return vxlan_encap_again(ctx, packet, slot, stamp);
+	return PASS_UNCLAIMED;
+}
+
 static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	__u64 role = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_ROLE), stamp = VXLAN_AGAIN ? recent_stamp() : 0;
-	enum verdict verdict = PASS_UNCLAIMED;
-	if (VXLAN_AGAIN && role == ROLE_UNDERLAY)
-		verdict = vxlan_decap_again(ctx, packet, slot, stamp);
-	if (VXLAN_AGAIN && role == ROLE_PORT)
-		verdict = vxlan_encap_again(ctx, packet, slot, stamp);
-	return verdict == PASS_UNCLAIMED ? vxlan_switch(ctx, packet, slot, role, stamp) : verdict;
+	return vxlan_switch(ctx, packet, slot, role, stamp);
 }
 
 /* A copy for each VTEP of the segment, by way of the companion. */

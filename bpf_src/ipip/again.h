@@ -4,6 +4,7 @@
 //
 // Time goes with the instructions that are executed, and each way out of the long one sets all that is alive at its end. Hence few ways out
 // here, taken before anything is written, and conditions gathered in two words: in one, what must be 0; in the other, what must not be negative.
+// For the same reason it comes before the packet is parsed (Traits.short), and a CPU's records stand in one element of an array.
 
 enum ipip_again {
 	/* There is a short way. */
@@ -25,20 +26,30 @@ struct ipip_target {
 	__u64 key; /* its address, and in the upper half the slot of the port that packets for it come in by */
 	__u64 stamp;
 	__u64 mac; /* of that port */
-	__u64 first; /* Ethernet header towards the next hop */
-	__u32 middle;
+	__u64 first; /* Ethernet header towards the next hop, all of it */
+	__u64 second; /* with what follows, as far as it is always the same */
 	__u32 egress; /* ifindex */
 	__u32 longest; /* bytes of an inner packet that may go there */
 	__u32 index; /* of the peer, if it is behind one */
 	__be32 daddr; /* of the peer */
 	__u32 sum; /* of the 16-bit words of the outer header, but for TOS, TTL and length */
-	__u64 pad;
+	__u32 pad;
 };
 
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct ipip_source, ipip_sources, RECENT_PLACES);
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct ipip_target, ipip_targets, RECENT_PLACES);
+struct ipip_recent {
+	struct ipip_source sources[RECENT_PLACES];
+	struct ipip_target targets[RECENT_PLACES];
+};
+
+/* Written by the datapath. An element for each CPU; in pages of their own, as what may be mapped is. */
+BPF_F_TABLE("array", __u32, struct ipip_recent, ipip_recents, 1, BPF_F_MMAPABLE);
+
+/* What this CPU keeps. */
+static __always_inline struct ipip_recent *ipip_recent(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	return ipip_recents.lookup(&cpu);
+}
 
 /* With no check all sources of a peer are one. */
 static __always_inline __u64 ipip_source_key(__be32 saddr, __be32 peer)
@@ -46,31 +57,19 @@ static __always_inline __u64 ipip_source_key(__be32 saddr, __be32 peer)
 	return (PYDP_IPIP_SOURCE_CHECK ? saddr : 0) | (__u64)peer << 32;
 }
 
-/* The place of a record, which may be another's or out of date. */
-static __always_inline struct ipip_source *ipip_source_place(__u64 key)
-{
-	__u32 place = recent_place(key);
-	return ipip_sources.lookup(&place);
-}
-
-static __always_inline struct ipip_target *ipip_target_place(__u64 key)
-{
-	__u32 place = recent_place(key);
-	return ipip_targets.lookup(&place);
-}
-
 /* Keep where packets of this port, or from this underlay, went. */
 static __always_inline struct ipip_target *ipip_keep(const struct packet *packet, __u32 slot, __be32 daddr,
 						     const struct hop *hop, __u32 longest, __u64 stamp)
 {
 	__u64 key = daddr | (__u64)slot << 32;
-	struct ipip_target *target = ipip_target_place(key);
-	if (!target)
+	struct ipip_recent *recent = ipip_recent();
+	if (!recent)
 		return 0;
+	struct ipip_target *target = &recent->targets[recent_place(key)];
 	target->key = key;
 	target->mac = packet->dest;
 	target->first = hop->header.first;
-	target->middle = hop->header.middle;
+	target->second = hop->header.middle | (__u64)bpf_htons(ETH_P_IP) << 32;
 	target->egress = hop->ifindex;
 	target->longest = longest;
 	target->stamp = stamp;
@@ -84,6 +83,7 @@ static __always_inline void ipip_keep_peer(const struct packet *packet, __u32 sl
 	struct ipip_target *target = ipip_keep(packet, slot, daddr, hop, longest, stamp);
 	if (!target)
 		return;
+	target->second |= 0x45ULL << 48;
 	target->index = index;
 	target->daddr = peer->address[0];
 	target->sum = checksum_fold((__u64)PYDP_TUNNEL_LOCAL0 + peer->address[0]) + bpf_htons(0x4500) +
@@ -94,19 +94,19 @@ static __always_inline void ipip_keep_peer(const struct packet *packet, __u32 sl
 static __always_inline void ipip_keep_source(__be32 saddr, __be32 peer, __u32 index, __u64 stamp)
 {
 	__u64 key = ipip_source_key(saddr, peer);
-	struct ipip_source *source = ipip_source_place(key);
-	if (!source)
+	struct ipip_recent *recent = ipip_recent();
+	if (!recent)
 		return;
+	struct ipip_source *source = &recent->sources[recent_place(key)];
 	source->key = key;
 	source->index = index;
 	source->stamp = stamp;
 }
 
-/* What of a record is other than of the one for this key and instant; 0 for nothing. */
-static __always_inline __u64 ipip_differs(const struct ipip_target *target, const struct packet *packet, __u64 key,
-					  __u64 stamp)
+/* What of a record is other than of the one for this key and instant, and for the frame at DATA; 0 for nothing. */
+static __always_inline __u64 ipip_differs(const struct ipip_target *target, const void *data, __u64 key, __u64 stamp)
 {
-	return (target->key ^ key) | (target->stamp ^ stamp) | (target->mac ^ packet->dest);
+	return (target->key ^ key) | (target->stamp ^ stamp) | (target->mac ^ *(__u64 *)data) << (64 - 8 * ETH_ALEN);
 }
 
 /* 0 for an address that inner_source_sane() has nothing against: not 0, 127, or 224 and more. */
@@ -121,18 +121,18 @@ static __always_inline enum verdict ipip_encap_again(hook_ctx *ctx, struct packe
 {
 	void *data = hook_data(ctx);
 	const __be32 *ip = data + ETH_HLEN;
-	if ((void *)(ip + 5) > hook_data_end(ctx))
+	struct ipip_recent *recent = ipip_recent();
+	if (!recent || (void *)(ip + 5) > hook_data_end(ctx))
 		return PASS_UNCLAIMED;
-	__u64 differs = plain_frame(data, false) | plain_checksum(ip) | ipip_insane(ip[3]);
-	PLAIN_SO_FAR(differs);
 	__u64 key = ip[4] | (__u64)slot << 32;
+	struct ipip_target *target = &recent->targets[recent_place(key)];
+	RECENT_AT(target);
+	__u64 differs = plain_frame(data, false) | plain_checksum(ip) | ipip_insane(ip[3]) |
+			ipip_differs(target, data, key, stamp);
+	PLAIN_SO_FAR(differs);
 	__s64 length = bpf_ntohs(*(__be16 *)(data + ETH_HLEN + 2)), word = ip[2];
 	__u64 tos = *(__u8 *)(data + ETH_HLEN + 1);
-	struct ipip_target *target = ipip_target_place(key);
-	if (!target)
-		return PASS_UNCLAIMED;
-	differs |= ipip_differs(target, packet, key, stamp);
-	PLAIN_SO_FAR(differs);
+	packet->length = hook_length(ctx);
 	__s64 spare = (length - 20) | ((__s64)packet->length - ETH_HLEN - length) | ((__s64)target->longest - length) |
 		      ((word & 0xff) - 2);
 	if (differs | (__u64)spare >> 63)
@@ -150,7 +150,7 @@ static __always_inline enum verdict ipip_encap_again(hook_ctx *ctx, struct packe
 	if (data + ETH_HLEN + 2 * OUTER_SIZE > hook_data_end(ctx))
 		return PUNT_ERROR;
 	at[0] = target->first;
-	at[1] = target->middle | (__u64)bpf_htons(ETH_P_IP) << 32 | 0x45ULL << 48 | tos << 56;
+	at[1] = target->second | tos << 56;
 	at[2] = size | (__u64)bpf_htons(IP_DONT_FRAGMENT) << 32 | ttl << 48 | (__u64)PYDP_IPIP_PROTOCOL << 56;
 	at[3] = check | (__u64)PYDP_TUNNEL_LOCAL0 << 16 | peer << 48;
 	*(__u16 *)(at + 4) = peer >> 16;
@@ -169,29 +169,27 @@ static __always_inline enum verdict ipip_decap_again(hook_ctx *ctx, struct packe
 {
 	void *data = hook_data(ctx);
 	const __be32 *outer = data + ETH_HLEN, *inner = data + ETH_HLEN + OUTER_SIZE;
-	if ((void *)(inner + 5) > hook_data_end(ctx))
+	struct ipip_recent *recent = ipip_recent();
+	if (!recent || (void *)(inner + 5) > hook_data_end(ctx))
 		return PASS_UNCLAIMED;
-	__u32 length = packet->length - ETH_HLEN - OUTER_SIZE;
-	__u64 differs = plain_frame(data, true) | plain_checksum(outer) | plain_whole(outer, PYDP_IPIP_PROTOCOL) |
-			plain_length(outer, length + OUTER_SIZE) | (outer[4] ^ PYDP_TUNNEL_LOCAL0);
+	packet->length = hook_length(ctx);
+	__u64 length = (__u64)packet->length - ETH_HLEN - OUTER_SIZE;
+	__u64 differs = plain_outer(data, length + OUTER_SIZE, PYDP_TUNNEL_LOCAL0, PYDP_IPIP_PROTOCOL);
 	PLAIN_SO_FAR(differs);
-	differs |= plain_checksum(inner) | (*(__u8 *)inner ^ 0x45) | plain_length(inner, length);
+	differs |= plain_checksum(inner) | plain_inner(inner, length);
 	PLAIN_SO_FAR(differs);
 	__u64 key = inner[4] | (__u64)slot << 32, from = ipip_source_key(inner[3], outer[3]);
-	struct ipip_source *source = ipip_source_place(from);
-	if (!source)
-		return PASS_UNCLAIMED;
-	differs |= (source->key ^ from) | (source->stamp ^ stamp);
+	struct ipip_source *source = &recent->sources[recent_place(from)];
+	struct ipip_target *target = &recent->targets[recent_place(key)];
+	RECENT_AT(source);
+	RECENT_AT(target);
+	differs |= (source->key ^ from) | (source->stamp ^ stamp) | ipip_differs(target, data, key, stamp);
 	if (!PYDP_IPIP_SOURCE_CHECK)
 		differs |= ipip_insane(inner[3]);
 	PLAIN_SO_FAR(differs);
 	__u32 index = source->index;
 	__s64 word = inner[2];
-	__u64 first = *(__be16 *)inner;
-	struct ipip_target *target = ipip_target_place(key);
-	if (!target)
-		return PASS_UNCLAIMED;
-	differs |= ipip_differs(target, packet, key, stamp);
+	__u16 first = *(__be16 *)inner;
 	__s64 spare = ((__s64)target->longest - (__s64)length) | ((word & 0xff) - 2);
 	if (differs | (__u64)spare >> 63)
 		return PASS_UNCLAIMED;
@@ -202,7 +200,7 @@ static __always_inline enum verdict ipip_decap_again(hook_ctx *ctx, struct packe
 	if (data + ETH_HLEN + 20 > hook_data_end(ctx))
 		return PUNT_ERROR;
 	at[0] = target->first;
-	at[1] = target->middle | (__u64)bpf_htons(ETH_P_IP) << 32 | first << 48;
+	at[1] = target->second | (__u64)first << 48;
 	*(__be32 *)(data + ETH_HLEN + 8) = inner_aged(word);
 	packet->egress = target->egress;
 	struct tunnel_count *count = PYDP_COUNTERS ? ipip_counts.lookup(&index) : 0;

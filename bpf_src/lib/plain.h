@@ -13,22 +13,31 @@ static __always_inline __u64 plain_frame(const void *data, const bool unmarked)
 }
 
 /* The header's checksum is right. The sum of its words is divisible by 65535 then (RFC 1071), and its product with the inverse of that modulo
- * 2^64 is the quotient, which is small; of a number that is not divisible it is beyond 2^48. */
+ * 2^64 is the quotient, which is small (SUM being less than 2^50); of a number that is not divisible it is beyond 2^48. */
+static __always_inline __u64 plain_sum(__u64 sum)
+{
+	return sum * 0xfffefffefffeffffULL >> 40;
+}
+
 static __always_inline __u64 plain_checksum(const __be32 *ip)
 {
-	return ((__u64)ip[0] + ip[1] + ip[2] + ip[3] + ip[4]) * 0xfffefffefffeffffULL >> 32;
+	return plain_sum((__u64)ip[0] + ip[1] + ip[2] + ip[3] + ip[4]);
 }
 
-/* It is no fragment, and of this PROTOCOL. */
-static __always_inline __u64 plain_whole(const __be32 *ip, const __u8 protocol)
+/* An inner header begins a packet of LENGTH bytes, and has no options. */
+static __always_inline __u64 plain_inner(const __be32 *ip, __u32 length)
 {
-	return (*(__u32 *)((void *)ip + 6) & 0xff00ff3f) ^ (__u32)protocol << 24;
+	return (ip[0] ^ (0x45 | (__u32)bpf_htons(length) << 16)) & 0xffff00ff;
 }
 
-/* The packet has LENGTH bytes. */
-static __always_inline __u64 plain_length(const __be32 *ip, __u32 length)
+/* All of the above for the frame at DATA, which has LENGTH bytes behind its Ethernet header: an unmarked packet to DADDR, whole, of PROTOCOL. */
+static __always_inline __u64 plain_outer(const void *data, __u64 length, const __be32 daddr, const __u8 protocol)
 {
-	return *(__be16 *)((void *)ip + 2) ^ bpf_htons(length);
+	__u64 first = *(__u64 *)(data + 12), second = *(__u32 *)(data + 20), to = *(__be32 *)(data + 30);
+	__u64 sum = (first >> 16) + second + *(__u16 *)(data + 24) + *(__be32 *)(data + 26) + to;
+	first ^= 0x00450008 | (__u64)bpf_htons(length) << 32;
+	return (first & 0xffff01ffffffULL) | ((second & 0xff00ff3f) ^ (__u32)protocol << 24) | (to ^ daddr) |
+	       plain_sum(sum);
 }
 
 /* The checksum for a header whose 16-bit words add up to SUM, of less than 32 bits (RFC 1071). */

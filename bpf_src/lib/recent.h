@@ -16,6 +16,9 @@ static __always_inline __u64 recent_instant(void)
 	return bpf_jiffies64() >> RECENT_SHIFT;
 }
 
+/* Have POINTER computed once: what lies far from the beginning of an element would have its distance added with each access. */
+#define RECENT_AT(pointer) asm volatile("" : "+r"(pointer))
+
 static __always_inline __u32 recent_place(__u64 key)
 {
 	return key * 0x9e3779b97f4a7c15ULL >> 40 & (RECENT_PLACES - 1);

@@ -2,7 +2,7 @@
 // The short way of packets whose flow was just seen, on XDP: plain IPv4, TCP in the middle of a connection or UDP with a checksum.
 //
 // Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for
-// four ticks, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. It is a line of the
+// 16 jiffies, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. It is a line of the
 // cache, in an array of all CPUs: of a per-CPU array each element stands by itself, and is found through a pointer. What is compared is gathered
 // before the one branch: each way out costs clang some ten stores before it.
 
@@ -10,7 +10,7 @@ enum nat_short_limit {
 	NAT_SHORT_PLACES = 4096, /* records of a CPU, a power of two */
 	NAT_SHORT_READ = ETH_HLEN + 20 + 18, /* bytes of a frame that are looked at: to the end of a TCP checksum */
 	NAT_SHORT_AGE = 0xfffe, /* what one less does to the word that TTL and protocol are in */
-	NAT_SHORT_SHIFT = 2, /* ticks to instants */
+	NAT_SHORT_SHIFT = 4, /* jiffies to instants: 16 ms with HZ 1000, 64 ms with HZ 250, 160 ms with HZ 100 */
 	NAT_SHORT_KEY = 48, /* bits of `rest` that are the packet's */
 	NAT_SHORT_MAC = 48, /* bits of `mac` that are the address */
 };
@@ -31,21 +31,39 @@ struct nat_recent {
 	__u32 stamp; /* the instant that it is good for; 0 for none */
 };
 
-/* Written by the datapath. NAT_SHORT_PLACES for each CPU; in pages of its own, as what may be mapped is. */
-BPF_F_TABLE("array", __u32, struct nat_recent, nat_recents, NAT_SHORT_PLACES, BPF_F_MMAPABLE);
+/* Two flows have room at each place. Were it one, a fifth of 1000 flows would drive another out each time. */
+struct nat_pair {
+	struct nat_recent one[2];
+};
 
-/* This instant, of 67 ms; never 0. */
+/* Written by the datapath. NAT_SHORT_PLACES for each CPU; in pages of its own, as what may be mapped is. */
+BPF_F_TABLE("array", __u32, struct nat_pair, nat_recents, NAT_SHORT_PLACES, BPF_F_MMAPABLE);
+
+/* This instant; never 0. */
 static __always_inline __u32 nat_instant(void)
 {
-	return (nat_now() >> NAT_SHORT_SHIFT) + 1;
+	return (__u32)(bpf_jiffies64() >> NAT_SHORT_SHIFT) + 1;
 }
 
-static __always_inline struct nat_recent *nat_recent(__u64 addresses, __u64 rest)
+static __always_inline struct nat_pair *nat_pair(__u64 addresses, __u64 rest)
 {
 	__u64 hash = (addresses * 0x9e3779b97f4a7c15ULL) ^ (rest * 0xd6e8feb86659fd93ULL);
 	__u32 place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1);
 	place += bpf_get_smp_processor_id() * NAT_SHORT_PLACES;
 	return nat_recents.lookup(&place);
+}
+
+/* What of a record is other than of one for packets with these addresses and this rest; 0 for nothing. */
+static __always_inline __u64 nat_recent_differs(const struct nat_recent *recent, __u64 addresses, __u64 rest)
+{
+	return (recent->addresses ^ addresses) | (recent->rest ^ rest) << (64 - NAT_SHORT_KEY);
+}
+
+/* The record of a pair that may be the one for them: the second if it is not the first. */
+static __always_inline struct nat_recent *nat_recent(struct nat_pair *pair, __u64 addresses, __u64 rest)
+{
+	__u64 differs = nat_recent_differs(&pair->one[0], addresses, rest);
+	return &pair->one[(differs | -differs) >> 63];
 }
 
 static __always_inline __u64 nat_recent_rest(__u32 ports, __u8 protocol, __u32 slot)
@@ -74,10 +92,14 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	      given = to->saddr[0] | (__u64)to->daddr[0] << 32;
 	__u32 ports = tuple_ports(from), given_ports = tuple_ports(to);
 	__u64 rest = nat_recent_rest(ports, view->protocol, slot);
-	struct nat_recent *recent = nat_recent(addresses, rest);
-	if (!recent)
+	struct nat_pair *pair = nat_pair(addresses, rest);
+	if (!pair)
 		return;
-	recent->stamp = 0;
+	struct nat_recent *recent = nat_recent(pair, addresses, rest);
+	if (!nat_recent_differs(recent, addresses, rest))
+		recent->stamp = 0;
+	else if (pair->one[0].stamp != nat_instant())
+		recent = &pair->one[0];
 	if (s->task.exit != NAT_EXIT_DIRECT || !steady || view->first || view->transport - view->network != 20 ||
 	    view->network != ETH_HLEN)
 		return;
@@ -122,39 +144,37 @@ static __always_inline bool nat_recent_count(const struct nat_recent *recent, __
 static __always_inline enum verdict nat_short(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	void *data = hook_data(ctx), *ip = data + ETH_HLEN;
-	if (packet->ethertype != bpf_htons(ETH_P_IP) || packet->tags || data + NAT_SHORT_READ > hook_data_end(ctx))
+	if (data + NAT_SHORT_READ > hook_data_end(ctx))
 		return PASS_UNCLAIMED;
-	__u32 first = *(__u32 *)ip, pieces = *(__u32 *)(ip + 4), third = *(__u32 *)(ip + 8),
-	      ports = *(__u32 *)(ip + 20);
+	__u32 first = *(__u32 *)ip, third = *(__u32 *)(ip + 8), ports = *(__u32 *)(ip + 20);
 	__u64 addresses = *(__u32 *)(ip + 12) | (__u64) * (__u32 *)(ip + 16) << 32;
 	__u8 protocol = third >> 8;
 	const bool tcp = protocol == IP_TCP;
-	__u16 *checks = ip + 20;
-	__u16 check = tcp ? checks[8] : checks[3];
-	__u32 flags = tcp ? *(__u8 *)(ip + 33) & (TCP_SYN | TCP_FIN | TCP_RST) : !check;
-	__u32 length = bpf_ntohs(first >> 16);
+	__u16 *checks = ip + 20, check = tcp ? checks[8] : checks[3];
+	__u64 flags = tcp ? *(__u8 *)(ip + 33) & (TCP_SYN | TCP_FIN | TCP_RST) : 0;
 	__u64 rest = nat_recent_rest(ports, protocol, slot);
-	struct nat_recent *recent = nat_recent(addresses, rest);
-	if (!recent)
+	struct nat_pair *pair = nat_pair(addresses, rest);
+	if (!pair)
 		return PASS_UNCLAIMED;
-	__u64 differs = (recent->addresses ^ addresses) | (recent->rest ^ rest) << (64 - NAT_SHORT_KEY) |
-			(recent->mac ^ packet->dest) << (64 - NAT_SHORT_MAC) | (recent->stamp ^ nat_instant());
-	differs |= (first & 0xff) ^ 0x45;
-	differs |= pieces & bpf_htons(0x3fff) << 16;
-	differs |= flags | (third & 0xff) < 2;
-	differs |= packet->length > recent->mac >> NAT_SHORT_MAC || length + ETH_HLEN > packet->length || length < 28;
-	if (differs || !nat_recent_count(recent, packet->length))
+	struct nat_recent *recent = nat_recent(pair, addresses, rest);
+	__u64 differs = nat_recent_differs(recent, addresses, rest) |
+			(recent->mac ^ *(__u64 *)data) << (64 - NAT_SHORT_MAC) | (recent->stamp ^ nat_instant());
+	differs |= plain_frame(data, false) | (*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) | flags;
+	packet->length = hook_length(ctx);
+	__s64 length = bpf_ntohs(first >> 16), whole = packet->length, longest = recent->mac >> NAT_SHORT_MAC;
+	__s64 spare = (longest - whole) | (whole - ETH_HLEN - length) | (length - 28) | ((__s64)(third & 0xff) - 2) |
+		      (tcp ? 0 : (__s64)check - 1); /* UDP without a checksum */
+	if (differs | (__u64)spare >> 63 || !nat_recent_count(recent, whole))
 		return PASS_UNCLAIMED;
 	__u64 given = recent->to_addresses;
 	__u32 old = third >> 16, network = nat_change(addresses, given) + NAT_SHORT_AGE;
 	__u16 sum = ~checksum_fold((__u64)(__u16)~old + network);
 	__u16 fixed = ~checksum_fold((recent->rest >> NAT_SHORT_KEY) + (__u16)~check);
 	fixed = fixed || tcp ? fixed : 0xffff;
-	struct ethernet header = { recent->header, recent->header_middle, bpf_htons(ETH_P_IP) };
-	ethernet_write(data, &header);
+	*(__u64 *)data = recent->header;
+	*(__u64 *)(data + 8) = recent->header_middle | (__u64)bpf_htons(ETH_P_IP) << 32 | (__u64)first << 48;
 	*(__u64 *)(ip + 8) = ((third - 1) & 0xffff) | (__u32)sum << 16 | given << 32;
-	*(__u32 *)(ip + 16) = given >> 32;
-	*(__u32 *)(ip + 20) = recent->to_ports;
+	*(__u64 *)(ip + 16) = given >> 32 | (__u64)recent->to_ports << 32;
 	if (tcp)
 		checks[8] = fixed;
 	else

@@ -75,6 +75,17 @@ static __always_inline bool vxlan_sum(const void *at, const void *end, __u32 len
 	return whole_ip(frame + ETH_HLEN, end, *(__be16 *)(frame + 2 * ETH_ALEN), length - 16 - ETH_HLEN, sum);
 }
 
+/* The number of the next outer header: where there is a short way, it is counted there. */
+static __always_inline __u16 vxlan_id(hook_ctx *ctx, struct hop *hop)
+{
+	struct recents *here = VXLAN_AGAIN ? recents_here() : 0;
+	if (here)
+		return recent_id(here, hook_gso_segments(ctx));
+	__u16 id = hop->id;
+	hop->id += hook_gso_segments(ctx);
+	return id;
+}
+
 /* Put the frame into a packet for VTEP, all of whose headers are known, and send it. */
 static __always_inline enum verdict vxlan_wrap(hook_ctx *ctx, struct packet *packet, const struct vxlan_vtep *vtep,
 					       struct hop *hop, const struct inner *inner)
@@ -88,14 +99,13 @@ static __always_inline enum verdict vxlan_wrap(hook_ctx *ctx, struct packet *pac
 		.saddr = local,
 		.daddr = vtep->address,
 		.payload = 16 + packet->length,
-		.id = hop->id,
+		.id = vxlan_id(ctx, hop),
 		.tos = outer_tos(vtep->tunnel, vtep->tos, inner),
 		.ttl = outer_ttl(vtep->tunnel, vtep->ttl, PYDP_TUNNEL_TTL, inner),
 		.protocol = IP_UDP,
 		.df = outer_df(vtep->tunnel, inner),
 	};
 	__u16 sport = flow_source_port(flow_hash(ctx, packet), vtep->low, vtep->high);
-	hop->id += hook_gso_segments(ctx);
 	struct ethernet inner_header, header = hop->header;
 	void *data = hook_data(ctx);
 	if (data + ETH_HLEN > hook_data_end(ctx))
@@ -135,9 +145,9 @@ static __always_inline bool vxlan_can_sum(hook_ctx *ctx, const struct packet *pa
 	       whole_ip(data + ETH_HLEN, end, packet->ethertype, packet->length - ETH_HLEN, &sum);
 }
 
-/* A frame from port IN for the VTEP with this index. Gives PASS_UNCLAIMED if the segment has none there (any more). */
-static __always_inline enum verdict vxlan_encap(hook_ctx *ctx, struct packet *packet, const struct vxlan_port *in,
-						__u32 index, __u32 now, __u64 stamp)
+/* A frame from port IN, in SLOT, for the VTEP with this index. Gives PASS_UNCLAIMED if the segment has none there (any more). */
+static __always_inline enum verdict vxlan_encap(hook_ctx *ctx, struct packet *packet, __u32 slot,
+						const struct vxlan_port *in, __u32 index, __u32 now, __u64 stamp)
 {
 	struct vxlan_vtep *vtep = vxlan_vtep(index);
 	struct hop *hop = vxlan_hops.lookup(&index);
@@ -165,6 +175,6 @@ static __always_inline enum verdict vxlan_encap(hook_ctx *ctx, struct packet *pa
 	if (verdict == FORWARD_ENCAP)
 		vxlan_count_sent(vtep, index, packet->length);
 	if (VXLAN_AGAIN && verdict == FORWARD_ENCAP)
-		vxlan_keep_vtep(ctx, packet, vtep, hop, index, stamp);
+		vxlan_keep_vtep(ctx, packet, slot, vtep, hop, index, stamp);
 	return verdict == PUNT_PROTOCOL ? vxlan_hand_over(ctx, packet, vtep, index, &inner, verdict) : verdict;
 }

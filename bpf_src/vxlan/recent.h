@@ -9,30 +9,39 @@ struct recent_sender {
 	__u64 address;
 	__u64 door; /* where its packets come in: slot of a port, or key of a VTEP (struct table_bucket) */
 	__u64 stamp;
-	__u32 segment;
 	__u32 index; /* of the VTEP */
+	__u32 pad;
 };
 
 /* A destination, and how to get there. */
 struct recent_target {
-	__u64 address; /* with the segment */
+	__u64 address;
+	__u64 where; /* it is looked for: slot of the port that a frame comes in by, or VNI with RECENT_OUT */
 	__u64 stamp;
+	__u64 mac; /* of the underlay, for frames that come out of the tunnel */
 	__u32 egress; /* ifindex */
 	__u32 longest; /* bytes of a packet as it comes in that may go there */
 	__u32 index; /* of the VTEP; the rest is for it, too */
 	__u16 low; /* source ports: from here */
 	__u16 high; /* up to here, not included */
-	__u64 words[7]; /* outer headers, with 0 for what differs between packets */
-	__u64 sum; /* of the outer IPv4 header as it stands there: 16 bits */
+	__u64 words[6]; /* outer headers, with 0 for what differs between packets */
+	__u16 last; /* their end */
+	__u16 pad;
+	__u32 sum; /* of the outer IPv4 header as it stands there: 16 bits */
+};
+
+struct recents {
+	__u64 id; /* of the next outer IPv4 header, in the lowest 16 bits; 0 before there was any */
+	struct recent_sender senders[RECENT_PLACES];
+	struct recent_target targets[RECENT_PLACES];
 };
 
 /* Written by the datapath: how often all had to be forgotten, in units of RECENT_CHANGE. */
 BPF_TABLE("array", __u32, __u64, recent_changes, 1);
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct recent_sender, recent_senders, RECENT_PLACES);
-/* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct recent_target, recent_targets, RECENT_PLACES);
+/* Written by the datapath. An element for each CPU; in pages of their own, as what may be mapped is. */
+BPF_F_TABLE("array", __u32, struct recents, recents, 1, BPF_F_MMAPABLE);
 
+#define RECENT_OUT    (1ULL << 32) /* beyond VNIs and slots */
 #define RECENT_CHANGE (1ULL << 40) /* beyond what jiffies get to */
 
 /* The stamp of this instant; never 0, which an empty record has. */
@@ -52,34 +61,43 @@ static __always_inline void recent_forget(void)
 		__sync_fetch_and_add(changes, RECENT_CHANGE);
 }
 
-/* The place of a sender's record, which may be another's or out of date. */
-static __always_inline struct recent_sender *recent_sender_place(__u64 address, __u64 door)
+/* What this CPU keeps. */
+static __always_inline struct recents *recents_here(void)
 {
-	__u32 place = recent_place(address + door);
-	return recent_senders.lookup(&place);
+	__u32 cpu = bpf_get_smp_processor_id();
+	return recents.lookup(&cpu);
 }
 
-/* The record of a sender, or null. */
-static __always_inline struct recent_sender *recent_sender(__u64 address, __u64 door, __u64 stamp)
+/* Numbers for the pieces of COUNT packets (RFC 791 3.2), the first of them. */
+static __always_inline __u16 recent_id(struct recents *here, __u32 count)
 {
-	struct recent_sender *sender = recent_sender_place(address, door);
-	if (!sender || (sender->address ^ address) | (sender->door ^ door) | (sender->stamp ^ stamp))
-		return 0;
+	if (!here->id) /* CPUs that count alike would give pieces of two packets one number */
+		here->id = bpf_get_prandom_u32() | 1ULL << 32;
+	__u16 id = here->id;
+	here->id += count;
+	return id;
+}
+
+/* The place of a sender's record, which may be another's or out of date. */
+static __always_inline struct recent_sender *recent_sender(struct recents *here, __u64 address, __u64 door)
+{
+	struct recent_sender *sender = &here->senders[recent_place(address + door)];
+	RECENT_AT(sender);
 	return sender;
 }
 
 /* The place of a destination's record, which may be another's or out of date. */
-static __always_inline struct recent_target *recent_target_place(__u64 address)
+static __always_inline struct recent_target *recent_target(struct recents *here, __u64 address, __u64 where)
 {
-	__u32 place = recent_place(address);
-	return recent_targets.lookup(&place);
+	struct recent_target *target = &here->targets[recent_place(address + where)];
+	RECENT_AT(target);
+	return target;
 }
 
-/* The record of a destination to which LENGTH bytes may go, or null. */
-static __always_inline struct recent_target *recent_target(__u64 address, __u64 stamp, __u32 length)
+/* What of records is other than of those for these keys and this instant; 0 for nothing. */
+static __always_inline __u64 recent_differs(const struct recent_sender *sender, __u64 source, __u64 door,
+					    const struct recent_target *target, __u64 dest, __u64 where, __u64 stamp)
 {
-	struct recent_target *target = recent_target_place(address);
-	if (!target || (target->address ^ address) | (target->stamp ^ stamp) || length > target->longest)
-		return 0;
-	return target;
+	return (sender->address ^ source) | (sender->door ^ door) | (sender->stamp ^ stamp) | (target->address ^ dest) |
+	       (target->where ^ where) | (target->stamp ^ stamp);
 }

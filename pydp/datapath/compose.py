@@ -71,36 +71,40 @@ def again_names(hook: str, mode: str) -> dict[str, str]:
 def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
     includes = ["config.h", "abi.h", f"hook/{_HEADERS[hook]}.h", "lib/packet.h", "lib/exit.h"]
     includes += [f"{mode}.c" for _, mode in stages]
-    text = "".join(f'#include "{name}"\n' for name in includes) + _program(program_name(hook), stages)
+    text = "".join(f'#include "{name}"\n' for name in includes) + _program(hook, program_name(hook), stages)
     for _, mode in stages:
         for name, variant in again_names(hook, mode).items():
-            text += _program(name, stages, {mode: f"_{variant}"})
+            text += _program(hook, name, stages, {mode: variant})
     return text
 
 
-def _program(name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None) -> str:
+_COUNT = "count_verdict(stage, verdict, packet.length);"
+_SETTLE = "return settle(ctx, &packet, verdict);"
+
+
+def _program(hook: str, name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None) -> str:
+    """The text of one program; VARIANTS of stages begin anew with the packet, and have no short way."""
     variants = variants or {}
-    calls = "".join(
-        "\tif (verdict == PASS_UNCLAIMED) {\n"
-        f"\t\tstage = {number};\n"
-        f"\t\tverdict = {mode}_stage{variants.get(mode, '')}(ctx, &packet, STAGE_CONSTANT({number}, CONSTANT_SLOT));\n"
-        "\t}\n"
-        for number, mode in stages
-    )
-    finish = "".join(
-        f"\tif (stage == {number})\n\t\t{mode}_finish(ctx, verdict);\n"
-        for number, mode in stages
-        if MODES[mode].traits.finishes
-    )
-    return (
-        f"\nint {name}(hook_ctx *ctx)\n"
-        "{\n"
-        "\tstruct packet packet = {};\n"
-        "\tenum verdict verdict = parse_packet(ctx, &packet) ? PASS_UNCLAIMED : PUNT_TRUNCATED;\n"
-        f"\t__u32 stage = {stages[0][0]};\n"
-        + calls
-        + "\tcount_verdict(stage, verdict, packet.length);\n"
-        + finish
-        + "\treturn settle(ctx, &packet, verdict);\n"
-        + "}\n"
-    )
+    short = {mode for _, mode in stages if kind_of(hook) in MODES[mode].traits.short and mode not in variants}
+    number, first = stages[0]
+    lines = ["struct packet packet = {};", "enum verdict verdict = PASS_UNCLAIMED;", f"__u32 stage = {number};"]
+    if first in short:
+        lines += [f"verdict = {_call(first, 'short', number)};", "if (verdict != PASS_UNCLAIMED) {"]
+        lines += [f"\t{line}" for line in (_COUNT, _SETTLE)] + ["}"]
+    lines += ["if (verdict == PASS_UNCLAIMED && !parse_packet(ctx, &packet))", "\tverdict = PUNT_TRUNCATED;"]
+    for number, mode in stages:
+        lines += ["if (verdict == PASS_UNCLAIMED) {", f"\tstage = {number};"]
+        if mode in short and mode != first:
+            lines += [f"\tverdict = {_call(mode, 'short', number)};", "}", "if (verdict == PASS_UNCLAIMED) {"]
+        variant = f"stage_{variants[mode]}" if mode in variants else "stage"
+        lines += [f"\tverdict = {_call(mode, variant, number)};", "}"]
+    lines.append(_COUNT)
+    for number, mode in stages:
+        if MODES[mode].traits.finishes:
+            lines += [f"if (stage == {number})", f"\t{mode}_finish(ctx, verdict);"]
+    lines.append(_SETTLE)
+    return f"\nint {name}(hook_ctx *ctx)\n{{\n" + "".join(f"\t{line}\n" for line in lines) + "}\n"
+
+
+def _call(mode: str, function: str, number: int) -> str:
+    return f"{mode}_{function}(ctx, &packet, STAGE_CONSTANT({number}, CONSTANT_SLOT))"

@@ -122,7 +122,9 @@ class Traits:
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
     would compete for a port's traffic. ``promiscuous``: its ports of these roles must take frames for
     others.
-    ``separate``: each port gets the hook that suits it best, whatever the others get. ``again``: by kind of hook,
+    ``separate``: each port gets the hook that suits it best, whatever the others get. ``short``: kinds of hooks where
+    it has a NAME_short(), which comes before NAME_stage(), and if it is the first stage, before the packet is parsed:
+    it sets the length and, with a verdict other than PASS_UNCLAIMED, where the packet goes. ``again``: by kind of hook,
     programs that begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map``
     is the prog array that they are called by, of which each port and hook has its own: the port's own program is at
     index 0, then they come in order.
@@ -139,6 +141,7 @@ class Traits:
     claims: bool = True
     promiscuous: frozenset[Role] = frozenset()
     separate: bool = False
+    short: frozenset[str] = frozenset()
     again: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again_map: str = ""
 

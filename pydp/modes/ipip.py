@@ -57,11 +57,12 @@ class IpipMode(Mode):
         maps=frozenset(
             {
                 "ipip_ports", "ipip_devices", "ipip_peers", "ipip_known", "ipip_prefixes", "ipip_cache", "ipip_ways",
-                "ipip_hops", "ipip_paths", "ipip_counts", "ipip_clock", "ipip_sources", "ipip_targets",
+                "ipip_hops", "ipip_paths", "ipip_counts", "ipip_clock", "ipip_recents",
             }
         ),
         learned=frozenset({"ipip_counts"}),
         counted=frozenset({"ipip_counts"}),
+        short=frozenset({"xdp"}),
     )  # fmt: skip
     Options = IpipOptions
 
@@ -132,6 +133,7 @@ class IpipMode(Mode):
             "ipip_known": len(table.buckets(_known(peers))),
             "ipip_prefixes": max(sum(len(networks) for networks in peers.networks.values()), 1),
             "ipip_devices": _places(context),
+            "ipip_recents": context.defaults.cpus,
         }
 
     def entries(self, options: IpipOptions, context: Context) -> Entries:

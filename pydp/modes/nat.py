@@ -87,6 +87,7 @@ class NatMode(Mode):
         control=Control("nat_control", "nat_requests", "nat_cursor"),
         claims=False,
         separate=True,
+        short=frozenset({"xdp"}),
         again={"tc": ("begin", "error", "answer"), "xdp": ("begin",)},
         again_map="nat_tails",
     )  # fmt: skip

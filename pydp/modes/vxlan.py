@@ -79,7 +79,7 @@ class VxlanMode(Mode):
                 "vxlan_ports", "vxlan_segments", "vxlan_vteps", "vxlan_replicas", "vxlan_known", "vxlan_guests",
                 "vxlan_names",
                 "vxlan_neighbours", "vxlan_census", "vxlan_hops", "vxlan_counts", "vxlan_tails", "fdb", "fdb_events",
-                "fdb_clock", "fdb_requests", "fdb_cursor", "recent_changes", "recent_senders", "recent_targets",
+                "fdb_clock", "fdb_requests", "fdb_cursor", "recent_changes", "recents",
             }
         ),
         learned=frozenset({"fdb", "fdb_events", "vxlan_counts"}),
@@ -87,6 +87,7 @@ class VxlanMode(Mode):
         tails={"vxlan_tails": "vxlan_copies"},
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,
+        short=frozenset({"xdp"}),
         promiscuous=frozenset({Role.PORT}),
     )  # fmt: skip
     Options = VxlanOptions
@@ -170,6 +171,7 @@ class VxlanMode(Mode):
             "vxlan_names": max(guests, 1),
             "vxlan_hops": _room(context, "vtep") + guests,
             "vxlan_counts": _room(context, "vtep") + guests,
+            "recents": context.defaults.cpus,
         }
 
     def entries(self, options: VxlanOptions, context: Context) -> Entries:

@@ -23,7 +23,8 @@ from ebpf.maps import Map
 from ebpf.source import Source, flatten
 from pydp.datapath.change import run_control
 from pydp.datapath.compose import Stage, compose, program_name
-from pydp.model import Bridge, FdbEntry, Link, Vxlan
+from pydp.kernel.defaults import possible_cpus
+from pydp.model import Bridge, Defaults, FdbEntry, Link, Vxlan
 from pydp.modes import MODES
 from pydp.modes.base import Context, Mode, Role, Target
 from pydp.modes.fdb import TICK
@@ -179,7 +180,10 @@ class Rig:
             target = replace(target, ports=(*target.ports, companion), roles=roles)
         slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
         ends = {ifindex: station_mac(ifindex - BASE) for ifindex in target.ports}
-        context = Context(view, target, slots, self.hook, frozenset(), fdb, companion=companion, ends=ends)
+        context = Context(
+            view, target, slots, self.hook, frozenset(), fdb, companion=companion, ends=ends,
+            defaults=Defaults(cpus=possible_cpus()),
+        )  # fmt: skip
         return numbered(MODES[name], self.options[name], context)
 
     def _make(self, name: str) -> Map:

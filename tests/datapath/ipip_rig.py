@@ -18,12 +18,14 @@ from ebpf import testrun
 from ebpf.loader import Program, compile_source, load
 from ebpf.maps import Map
 from pydp.datapath.compose import Stage, compose, program_name
-from pydp.model import Link, Route, Tunnel
+from pydp.kernel.defaults import possible_cpus
+from pydp.model import Defaults, Link, Route, Tunnel
 from pydp.modes import MODES
 from pydp.modes.base import Context, Role
 from pydp.modes.ipip import IpipOptions
 from pydp.modes.peers import KINDS as TRAITS
 from pydp.modes.table import address_words, table_hash
+from tests.datapath import recents
 from tests.datapath.frames import IP, UDP, Ether, IPv6, Packet, Raw
 from tests.datapath.harness import ACTIONS, BASE, Result, links, ticks_now
 
@@ -33,7 +35,7 @@ PLACES = ("arriving", "port", "leaving")
 ROLES = {"arriving": Role.UNDERLAY, "port": Role.PORT, "leaving": Role.UNDERLAY}
 CACHED = 1024  # IPIP_CACHED
 _WRITTEN = frozenset(  # by the datapath
-    {"ipip_cache", "ipip_ways", "ipip_hops", "ipip_paths", "ipip_counts", "ipip_sources", "ipip_targets"}
+    {"ipip_cache", "ipip_ways", "ipip_hops", "ipip_paths", "ipip_counts"}
 )
 IDENT = 0x1234
 
@@ -183,7 +185,8 @@ class IpipRig:
         view = View(links(3, mtu), {one.ifindex: one for one in tunnels})
         target = MODE.target(self.options, ["p0"], view)
         slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
-        self.context = Context(view, target, slots, hook, foreign_routes=routes)
+        defaults = Defaults(cpus=possible_cpus())
+        self.context = Context(view, target, slots, hook, defaults=defaults, foreign_routes=routes)
         stage = Stage(0, "ipip", MODE.constants(self.options, self.context))
         hooks = {place: "tc-egress" if place == "leaving" else hook for place in places}
         self._hooks = hooks
@@ -200,7 +203,8 @@ class IpipRig:
         for name, entries in MODE.entries(self.options, self.context).items():
             if name in self.maps:  # or no program that is wanted looks at it
                 self.maps[name].update(entries)
-        self._verdicts = next(iter(self._compiled.values())).abi.enum("verdict")
+        self.abi = next(iter(self._compiled.values())).abi
+        self._verdicts = self.abi.enum("verdict")
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +221,8 @@ class IpipRig:
             one = self.maps[name]
             empty = one.spec.value.unpack(bytes(one.spec.value.size))
             one.update(dict.fromkeys(range(one.spec.max_entries), empty))
+        if "ipip_recents" in self.maps:
+            recents.forget(self.maps["ipip_recents"])
 
     def index(self, address: str) -> int:
         """A peer's place in the maps."""

@@ -19,6 +19,7 @@ from pydp.modes.ipip import IpipMode
 from tests.datapath.frames import IP, Packet
 from tests.datapath.harness import Result
 from tests.datapath.ipip_rig import PORT, STATION, THERE, IpipRig, Net
+from tests.datapath.recents import Recents, place
 from tests.datapath.test_ipip import FIXED, INHERITED, aged, told
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -27,7 +28,6 @@ NET = Net("ipip", "xdp")
 LOCAL, PEER, OTHER = NET.ends
 INSTANT = 0.05  # s: longer than a record is good for
 MARK = 0x5A
-RECORDS = 4096  # RECENT_PLACES
 WAYS = ("arriving", "port")
 
 
@@ -65,27 +65,25 @@ def word(address: str) -> int:
     return int.from_bytes(ip_address(address).packed, "little")
 
 
-def place(key: int) -> int:
-    return (key * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 40 & RECORDS - 1
-
-
 def target_place(way: str) -> int:
     """Of the record that the plain frame makes."""
     return place(word(NET.near)) if way == "arriving" else place(word(NET.far) | 1 << 32)
 
 
+def targets(rig: IpipRig) -> Recents:
+    return Recents(rig.maps["ipip_recents"], rig.abi, "targets", "ipip_target")
+
+
 def cool(rig: IpipRig, way: str) -> None:
     """Have the next plain frame take the long way."""
-    empty = rig.maps["ipip_targets"].spec.value
-    rig.maps["ipip_targets"].set(target_place(way), empty.unpack(bytes(empty.size)))
+    targets(rig).clear(target_place(way))
 
 
 def mark(rig: IpipRig, way: str, **fields: Any) -> None:
     """Write FIELDS into the record of the plain frame's destination."""
-    records = rig.maps["ipip_targets"].get(target_place(way))
-    latest = max(records, key=lambda one: one.stamp)
+    latest = max(targets(rig).get(target_place(way)), key=lambda one: one.stamp)
     if latest.stamp:
-        rig.maps["ipip_targets"].set(target_place(way), latest._replace(**fields))
+        targets(rig).set(target_place(way), latest._replace(**fields))
 
 
 def eventually(done: Callable[[], bool]) -> None:
@@ -302,7 +300,8 @@ def test_a_source_of_an_earlier_instant(rig: IpipRig) -> None:
     """Here one that would have packets counted for another peer. Many times, as only within an instant of the
     destination it would be looked at.
     """
-    sources, found = rig.maps["ipip_sources"], place(word(NET.far) | word(PEER) << 32)
+    sources = Recents(rig.maps["ipip_recents"], rig.abi, "sources", "ipip_source")
+    found = place(word(NET.far) | word(PEER) << 32)
     for _ in range(20):
         assert send(rig, "arriving", plain("arriving")).verdict == "FORWARD_DECAP"
         kept = max(sources.get(found), key=lambda one: one.stamp)
@@ -314,6 +313,6 @@ def test_a_source_of_an_earlier_instant(rig: IpipRig) -> None:
 
 def test_records_do_not_outlive_an_attach() -> None:
     """What Python writes is new with each, and peers and ports may have other numbers."""
-    names = {"ipip_sources", "ipip_targets"}
+    names = {"ipip_recents"}
     assert names <= IpipMode.traits.maps
     assert not names & IpipMode.traits.learned

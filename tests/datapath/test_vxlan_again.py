@@ -17,6 +17,7 @@ from pydp.modes.vxlan import VxlanMode
 from tests.datapath.conftest import MakeRig
 from tests.datapath.frames import BROADCAST, IP, eth, mac
 from tests.datapath.harness import Rig
+from tests.datapath.recents import Recents, place
 from tests.datapath.test_vxlan import (
     INNER,
     P1,
@@ -48,19 +49,23 @@ def address(number: int) -> bytes:
     return bytes.fromhex(mac(number).replace(":", ""))
 
 
+def targets(rig: Rig) -> Recents:
+    return Recents(rig.maps["recents"], rig.compiled.abi, "targets", "recent_target")
+
+
 def target(rig: Rig, number: int, *, out: bool = False) -> tuple[int, list[Any]]:
-    """Place in recent_targets and what stands there, per CPU, for a station of VNI 100."""
-    key = int.from_bytes(address(number), "little") | out << 63
-    place = (key * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 40 & 4095
-    return place, list(rig.maps["recent_targets"].get(place))
+    """Place and record, per CPU, of a station that is asked for by VNI 100 (OUT) or by port 1."""
+    where = 100 | 1 << 32 if out else P1
+    found = place(int.from_bytes(address(number), "little") + where)
+    return found, targets(rig).get(found)
 
 
 def mark(rig: Rig, number: int, *, out: bool = False, **fields: Any) -> None:
     """Write FIELDS into the record of a station."""
-    place, records = target(rig, number, out=out)
+    found, records = target(rig, number, out=out)
     latest = max(records, key=lambda one: one.stamp)
     assert latest.stamp
-    rig.maps["recent_targets"].set(place, latest._replace(**fields))
+    targets(rig).set(found, latest._replace(**fields))
 
 
 def test_frames_into_the_tunnel_take_it(made: Rig) -> None:
@@ -70,7 +75,7 @@ def test_frames_into_the_tunnel_take_it(made: Rig) -> None:
         for _ in range(50):
             resolve(made)
             made.send(frame, P1)
-            mark(made, 9, words=(0x5A,) * 7)
+            mark(made, 9, words=(0x5A,) * 6)
             found = made.send(frame, P1).frame[:8]
             if found == b"\x5a" + bytes(7):
                 break
@@ -188,7 +193,7 @@ def test_a_smaller_mtu(made: Rig) -> None:
 
 def test_records_do_not_outlive_an_attach() -> None:
     """What Python writes is new with each, and VTEPs and ports may have other numbers."""
-    names = {"recent_changes", "recent_senders", "recent_targets"}
+    names = {"recent_changes", "recents"}
     assert names <= VxlanMode.traits.maps
     assert not names & VxlanMode.traits.learned
 
