@@ -23,6 +23,7 @@
 #include "lib/whole.h"
 
 #include "vxlan/maps.h"
+#include "vxlan/counts.h"
 #include "vxlan/again.h"
 #include "vxlan/encap.h"
 #include "vxlan/decap.h"
@@ -157,7 +158,12 @@ static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *pa
 		verdict = vxlan_decap_again(ctx, packet, slot, stamp);
 	if (VXLAN_AGAIN && role == ROLE_PORT)
 		verdict = vxlan_encap_again(ctx, packet, slot, stamp);
-	return verdict == PASS_UNCLAIMED ? vxlan_switch(ctx, packet, slot, role, stamp) : verdict;
+	if (verdict != PASS_UNCLAIMED)
+		return verdict;
+	verdict = vxlan_switch(ctx, packet, slot, role, stamp);
+	if (verdict >= CLASS_PUNT && packet->tunnel)
+		vxlan_count_fate(packet->tunnel - 1, verdict);
+	return verdict;
 }
 
 /* A copy for each VTEP of the segment, by way of the companion. */
