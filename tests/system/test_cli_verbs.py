@@ -345,15 +345,29 @@ def test_an_unknown_instance_is_3_and_named(module_bridged: str, words: tuple[st
     assert "nosuch" in refused("-n", module_bridged, *words, status=3)
 
 
-@pytest.mark.parametrize("words", [("status",), ("stats",), ("detach", "--all"), ("fdb", "show"), ("fdb", "flush")])
+@pytest.mark.parametrize("words", [("status",), ("stats",), ("detach", "--all"), ("fdb", "show"), ("fdb", "flush"),
+                                   ("tunnel",), ("tunnel", "show")])  # fmt: skip
 def test_nothing_attached_is_3(namespace: Callable[..., Namespace], words: tuple[str, ...]) -> None:
     refused("-n", namespace().name, *words, status=3)
 
 
-def test_status_without_anything_still_gives_json(namespace: Callable[..., Namespace]) -> None:
-    done = pydp("-n", namespace().name, "status", "--json")
+@pytest.mark.parametrize("words", [("status",), ("stats",), ("tunnel", "show")])
+def test_without_anything_there_is_still_json(namespace: Callable[..., Namespace], words: tuple[str, ...]) -> None:
+    done = pydp("-n", namespace().name, *words, "--json")
     assert done.returncode == 3
     assert done.stdout.split() == ["{", '"version":', "1,", '"instances":', "[]", "}"]
+
+
+def test_a_bridge_has_no_tunnels(module_bridged: str) -> None:
+    assert "mode bridge" in refused("-n", module_bridged, "tunnel", "show", "bridge", status=2)
+    assert "no" in refused("-n", module_bridged, "tunnel", "show", status=3)
+
+
+@pytest.mark.parametrize("words", [("status", "a", "b"), ("stats", "--bogus"), ("fdb", "show", "--bogus")])
+def test_words_too_many_lead_to_the_help_of_the_verb(words: tuple[str, ...]) -> None:
+    what, hint = refused(*words, status=2).splitlines()
+    assert words[-1] in what
+    assert hint.split() == ["pydp", words[0], "--help"]
 
 
 def test_netns_by_path(bridged: Segment) -> None:
