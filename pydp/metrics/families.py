@@ -153,9 +153,9 @@ _ALL = (
     Family("pydp_tunnel_bytes_total", "counter", "Bytes of the packets of pydp_tunnel_packets_total.", _TUNNEL),
     Family(
         "pydp_tunnel_verdicts_total", "counter",
-        "Packets from or for a tunnel that eBPF left to the kernel (punt) or dropped, by reason; also among "
-        "pydp_verdicts_total. Those that a companion device carries then are in pydp_tunnel_packets_total, too. Absent "
-        "until one occurs; packets of nobody who is known have no tunnel.",
+        "Packets from or for a tunnel that eBPF left to the kernel (punt) or dropped, by reason: a part of those in "
+        "pydp_verdicts_total, counted as they are. Those that a companion device carries then are in "
+        "pydp_tunnel_packets_total, too. Absent until one occurs; packets of nobody who is known have no tunnel.",
         ("instance", "mode", "vni", "remote", "verdict", "reason"),
     ),
     Family(

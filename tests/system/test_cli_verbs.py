@@ -292,6 +292,24 @@ def test_fdb_del_flush_and_their_dry_runs(bridged: Segment) -> None:
     assert ADDED in refused(*at, "del", ADDED, status=1)
 
 
+def test_of_several_fdbs_the_port_tells_which(segment: Callable[..., Segment]) -> None:
+    made = segment(4)
+    where = ("-n", made.sw.name)
+    ok(*where, "attach", "--mode", "bridge", "--name", "one", "p0", "p1")
+    ok(*where, "attach", "--mode", "bridge", "--name", "two", "p2", "p3")
+    try:
+        ok(*where, "fdb", "add", ADDED, "dev", "p3")
+        assert f"{ADDED} dev p3 master two static" in ok(*where, "fdb", "show", "--name", "two")
+        assert ADDED in ok(*where, "fdb", "show", "dev", "p3")
+        assert ADDED not in ok(*where, "fdb", "show", "--name", "one")
+        assert "one, two" in refused(*where, "fdb", "show", status=2)
+        assert "eth9 is a port of none" in refused(*where, "fdb", "show", "dev", "eth9", status=2)
+        ok(*where, "fdb", "del", ADDED, "dev", "p3")
+        assert ADDED not in ok(*where, "fdb", "show", "dev", "p3")
+    finally:
+        ok(*where, "detach", "--all")
+
+
 def test_fdb_of_vlans(net: Segment) -> None:
     at = ("-n", net.sw.name)
     words = ("--vlan-filtering", "--vlan", "p0=10-11", "--vlan", "p1=10:pvid:untagged")
