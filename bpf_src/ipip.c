@@ -35,13 +35,21 @@ static __always_inline enum verdict ipip_short(hook_ctx *ctx, struct packet *pac
 	return PASS_UNCLAIMED;
 }
 
+/* Count a packet that goes the long way for its peer, if it is not carried. */
+static __always_inline enum verdict ipip_fate(const struct packet *packet, enum verdict verdict)
+{
+	if (verdict >= CLASS_PUNT && packet->tunnel)
+		ipip_count_fate(packet->tunnel - 1, verdict);
+	return verdict;
+}
+
 static __always_inline enum verdict ipip_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	__u64 role = STAGE_CONSTANT(STAGE_IPIP, CONSTANT_ROLE), stamp = IPIP_AGAIN ? recent_instant() : 0;
 	if (PYDP_EGRESS)
-		return HOOK_OPENS_IP ? ipip_leaving(ctx, packet) : PASS_UNCLAIMED;
+		return HOOK_OPENS_IP ? ipip_fate(packet, ipip_leaving(ctx, packet)) : PASS_UNCLAIMED;
 	enum verdict verdict = role == ROLE_UNDERLAY ? ipip_arriving(ctx, packet, slot, stamp) :
 						       ipip_from_port(ctx, packet, slot, stamp);
 	/* What is wrong with a packet, the kernel's device may know better. */
-	return PYDP_IPIP_ADOPTED && verdict >= CLASS_DROP ? PUNT_ROUTE : verdict;
+	return ipip_fate(packet, PYDP_IPIP_ADOPTED && verdict >= CLASS_DROP ? PUNT_ROUTE : verdict);
 }

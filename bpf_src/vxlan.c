@@ -23,6 +23,7 @@
 #include "lib/whole.h"
 
 #include "vxlan/maps.h"
+#include "vxlan/counts.h"
 #include "vxlan/again.h"
 #include "vxlan/encap.h"
 #include "vxlan/decap.h"
@@ -161,7 +162,10 @@ static __always_inline enum verdict vxlan_short(hook_ctx *ctx, struct packet *pa
 static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	__u64 role = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_ROLE), stamp = VXLAN_AGAIN ? recent_stamp() : 0;
-	return vxlan_switch(ctx, packet, slot, role, stamp);
+	enum verdict verdict = vxlan_switch(ctx, packet, slot, role, stamp);
+	if (verdict >= CLASS_PUNT && packet->tunnel)
+		vxlan_count_fate(packet->tunnel - 1, verdict);
+	return verdict;
 }
 
 /* A copy for each VTEP of the segment, by way of the companion. */

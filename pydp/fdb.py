@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
@@ -181,8 +182,10 @@ def _live(reader: Reader, instance: Instance) -> Iterator[tuple[int, int, int]]:
                 yield key, where, idle
 
 
-def instance_of(datapath: Datapath, name: str = "") -> Instance:
-    """The instance of that name, or the only one that has an FDB. Raises NothingAttached, UsageError."""
+def instance_of(datapath: Datapath, name: str = "", device: str = "") -> Instance:
+    """The instance of that name, or the only one that has an FDB, or of several the only one that has this port. Raises
+    NothingAttached, UsageError.
+    """
     state = datapath.read()
     if name:
         found = datapath.instance(name)
@@ -194,9 +197,21 @@ def instance_of(datapath: Datapath, name: str = "") -> Instance:
         raise NothingAttached(
             "nothing that has an FDB is attached in this namespace", hint="pydp attach --mode bridge IFACE..."
         )
+    if len(there) > 1 and device:
+        names = ", ".join(one.name for one in there)
+        there = [one for one in there if _is_port(device, one)]
+        if not there:
+            raise UsageError(f"{device} is a port of none that has an FDB", hint=f"these have: {names}")
     if len(there) > 1:
         raise UsageError("which FDB?", hint=f"--name one of {', '.join(one.name for one in there)}")
     return there[0]
+
+
+def _is_port(device: str, instance: Instance) -> bool:
+    try:
+        return socket.if_nametoindex(device) in instance.slots
+    except OSError:
+        return False
 
 
 def _has_fdb(instance: Instance) -> bool:

@@ -202,6 +202,11 @@ def _numbers(reader: Reader, instance: Instance, name: str, member: str) -> list
     return numbers
 
 
+def owners(reader: Reader, instance: Instance) -> list[int]:
+    """Whose counters are at each index; 0 for nobody's. Raises EbpfError."""
+    return _owners(reader, instance, "vxlan_vteps" if "vxlan_counts" in instance.maps else "ipip_peers")
+
+
 def _owners(reader: Reader, instance: Instance, name: str) -> list[int]:
     """Member `owner` of every record of a map; none where records have no such member."""
     owned = any(member == "owner" for member, _, _ in instance.maps[name]["layout"])

@@ -277,6 +277,7 @@ static __always_inline enum verdict ipip_arriving(hook_ctx *ctx, struct packet *
 	struct ipip_peer *peer = found ? ipip_peers.lookup(&index) : 0;
 	if (!peer)
 		return PUNT_VTEP;
+	packet->tunnel = found;
 	if (!inner_packet_read(at, end, PYDP_IPIP_INNER6, &inner))
 		return DROP_INNER;
 	if (hook_is_gso(ctx))

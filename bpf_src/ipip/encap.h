@@ -102,6 +102,7 @@ static __always_inline enum verdict ipip_leaving(hook_ctx *ctx, struct packet *p
 	struct tunnel_path *path = ipip_paths.lookup(&index);
 	if (!peer || !hop || !path)
 		return DROP_INNER;
+	packet->tunnel = found;
 	__be32 local[4];
 	ipip_local(local);
 	hop_renew(ctx, hop, peer->address, local, PYDP_IPIP_UNDERLAY, PYDP_TUNNEL_IPV6, PYDP_IPIP_PROTOCOL, now);
@@ -143,6 +144,7 @@ static __always_inline enum verdict ipip_from_port(hook_ctx *ctx, struct packet 
 	struct tunnel_path *path = hop ? ipip_paths.lookup(&index) : 0;
 	if (!peer || !hop || !path)
 		return PASS_UNCLAIMED;
+	packet->tunnel = found;
 	if (!read.plain || !read.right || !inner_source_sane(&read, PYDP_IPIP_INNER6) ||
 	    (!hook_is_gso(ctx) && (read.length < read.header || read.length > packet->length - ETH_HLEN)))
 		return PUNT_HEADER;

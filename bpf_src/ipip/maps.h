@@ -72,6 +72,8 @@ BPF_TABLE("percpu_array", __u32, struct hop, ipip_hops, IPIP_PEERS);
 BPF_TABLE("array", __u32, struct tunnel_path, ipip_paths, IPIP_PEERS);
 /* Written by the datapath. Index: that of the peer. */
 BPF_TABLE("percpu_array", __u32, struct tunnel_count, ipip_counts, IPIP_PEERS);
+/* Written by the datapath. Only those that occurred have an entry. */
+BPF_F_TABLE("percpu_hash", struct tunnel_fate, __u64, ipip_fates, TUNNEL_FATES, BPF_F_NO_PREALLOC);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, struct clock, ipip_clock, 1);
 
@@ -174,6 +176,20 @@ static __always_inline void ipip_count_received(__u32 index, __u64 owner, __u32 
 		count->received_packets++;
 		count->received_bytes += length;
 	}
+}
+
+/* A packet from or for a peer is left to the kernel, or dropped. */
+static __always_inline void ipip_count_fate(__u32 index, enum verdict verdict)
+{
+	struct tunnel_fate key = { .index = index, .verdict = verdict };
+	struct ipip_peer *peer = PYDP_COUNTERS ? ipip_peers.lookup(&index) : 0;
+	__u64 zero = 0;
+	if (!peer)
+		return;
+	key.owner = peer->owner;
+	__u64 *count = ipip_fates.lookup_or_try_init(&key, &zero);
+	if (count)
+		(*count)++;
 }
 
 // Into the tunnel

@@ -59,6 +59,7 @@ struct packet {
 	__u32 peer; /* set by a stage: that device's peer may be handed the frame at once */
 	__u32 companion; /* set by a stage that punts: device of the kernel that is to go on with it, not the stack */
 	__u32 turn; /* set by a stage: enum turn */
+	__u32 tunnel; /* set by a stage: index of the tunnel it came by or is for, plus one */
 };
 
 /* Other ways to leave than out of the device that a stage names, on tc only. */

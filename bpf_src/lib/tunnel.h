@@ -17,3 +17,14 @@ static __always_inline void tunnel_owned(struct tunnel_count *count, __u64 owner
 	count->sent_packets = count->sent_bytes = count->received_packets = count->received_bytes = 0;
 	count->owner = owner;
 }
+
+/* Packets of a tunnel about which a punt or a drop was decided: key of a counter. */
+struct tunnel_fate {
+	__u64 owner; /* as in struct tunnel_count */
+	__u32 index; /* of the VTEP or peer */
+	__u32 verdict; /* enum verdict */
+};
+
+enum tunnel_limit {
+	TUNNEL_FATES = 65536, /* tunnels times verdicts that are counted */
+};

@@ -94,7 +94,8 @@ static __always_inline enum verdict vxlan_judge(hook_ctx *ctx, void *at, const s
 
 /* The segment that a frame from the VTEP at ADDRESS with VNI is of; one that nobody named is believed only where the kernel has taken the frame
  * out of its packet (WELCOME). */
-static __always_inline bool vxlan_place(struct vxlan_frame *frame, const __be32 *address, __u32 vni, const bool welcome)
+static __always_inline bool vxlan_place(struct packet *packet, struct vxlan_frame *frame, const __be32 *address,
+					__u32 vni, const bool welcome)
 {
 	__u32 index = 0;
 	struct vxlan_vtep *vtep = vxlan_find(address, vni, &index);
@@ -102,6 +103,7 @@ static __always_inline bool vxlan_place(struct vxlan_frame *frame, const __be32 
 		vtep = vxlan_welcome(address, vni, &index);
 	if (!vtep)
 		return false;
+	packet->tunnel = index + 1;
 	frame->vtep = vtep;
 	frame->door = table_key(address, vni, PYDP_TUNNEL_IPV6);
 	frame->segment = vtep->segment;
@@ -112,7 +114,7 @@ static __always_inline bool vxlan_place(struct vxlan_frame *frame, const __be32 
 
 /* The frame in a packet of the underlay. Gives PASS_UNCLAIMED where there is one; all else is for the stack, VTEPs' packets with a
  * reason, others with OURS false. */
-static __always_inline enum verdict vxlan_from_underlay(hook_ctx *ctx, const struct packet *packet, __u32 slot,
+static __always_inline enum verdict vxlan_from_underlay(hook_ctx *ctx, struct packet *packet, __u32 slot,
 							struct vxlan_frame *frame, bool *ours)
 {
 	struct vxlan_outer outer = {};
@@ -142,7 +144,7 @@ static __always_inline enum verdict vxlan_from_underlay(hook_ctx *ctx, const str
 	frame->source = *(__u64 *)((void *)(vxlan + 2) + ETH_ALEN) & MAC_MASK;
 	frame->tagged = is_tag(*(__be16 *)((void *)(vxlan + 2) + 2 * ETH_ALEN));
 	frame->length = packet->length - VXLAN_ROOM;
-	if (!vxlan_place(frame, outer.saddr, vni, false))
+	if (!vxlan_place(packet, frame, outer.saddr, vni, false))
 		return PUNT_VTEP;
 	verdict = vxlan_judge(ctx, at, &outer, frame->tagged);
 	*ours = verdict == PASS_UNCLAIMED;
@@ -150,7 +152,7 @@ static __always_inline enum verdict vxlan_from_underlay(hook_ctx *ctx, const str
 }
 
 /* A frame that the kernel took out of its packet, with the sender in the metadata. */
-static __always_inline enum verdict vxlan_from_companion(hook_ctx *ctx, const struct packet *packet,
+static __always_inline enum verdict vxlan_from_companion(hook_ctx *ctx, struct packet *packet,
 							 struct vxlan_frame *frame)
 {
 	struct bpf_tunnel_key key = {};
@@ -161,7 +163,7 @@ static __always_inline enum verdict vxlan_from_companion(hook_ctx *ctx, const st
 		__builtin_memcpy(address, key.remote_ipv6, 16);
 	else
 		address[0] = bpf_htonl(key.remote_ipv4);
-	if (!vxlan_place(frame, address, key.tunnel_id, true))
+	if (!vxlan_place(packet, frame, address, key.tunnel_id, true))
 		return DROP_VTEP;
 	frame->dest = packet->dest;
 	frame->source = packet->source;

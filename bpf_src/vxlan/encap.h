@@ -153,6 +153,7 @@ static __always_inline enum verdict vxlan_encap(hook_ctx *ctx, struct packet *pa
 	struct hop *hop = vxlan_hops.lookup(&index);
 	if (!vtep || !hop || !(vtep->flags & VTEP_PRESENT) || vtep->segment != in->segment)
 		return PASS_UNCLAIMED;
+	packet->tunnel = index + 1;
 	struct inner inner = {};
 	hook_pull(ctx, VXLAN_HEADERS);
 	inner_read(ctx, packet, &inner);

@@ -90,6 +90,8 @@ BPF_TABLE("array", __u32, __u64, vxlan_census, 1);
 BPF_TABLE("percpu_array", __u32, struct hop, vxlan_hops, VXLAN_VTEPS);
 /* Written by the datapath. Index: that of the VTEP. */
 BPF_TABLE("percpu_array", __u32, struct tunnel_count, vxlan_counts, VXLAN_VTEPS);
+/* Written by the datapath. Only those that occurred have an entry. */
+BPF_F_TABLE("percpu_hash", struct tunnel_fate, __u64, vxlan_fates, TUNNEL_FATES, BPF_F_NO_PREALLOC);
 /* Written by Python: MAC addresses of neighbours that are known beforehand, first byte lowest. */
 BPF_TABLE("hash", struct vxlan_name, __u64, vxlan_neighbours, VXLAN_NEIGHBOURS);
 /* Written by Python: vxlan_copies(), so that its loops are verified once. */
@@ -120,26 +122,6 @@ static __always_inline struct vxlan_vtep *vxlan_vtep(__u32 index)
 	if (PYDP_VXLAN_ANY_SOURCE && index >= PYDP_VXLAN_VTEPS)
 		return vxlan_guests.lookup(&guest);
 	return vxlan_vteps.lookup(&index);
-}
-
-static __always_inline void vxlan_count_sent(const struct vxlan_vtep *vtep, __u32 index, __u32 length)
-{
-	struct tunnel_count *count = PYDP_COUNTERS ? vxlan_counts.lookup(&index) : 0;
-	if (count) {
-		tunnel_owned(count, vtep->owner);
-		count->sent_packets++;
-		count->sent_bytes += length;
-	}
-}
-
-static __always_inline void vxlan_count_received(const struct vxlan_vtep *vtep, __u32 index, __u32 length)
-{
-	struct tunnel_count *count = PYDP_COUNTERS ? vxlan_counts.lookup(&index) : 0;
-	if (count) {
-		tunnel_owned(count, vtep->owner);
-		count->received_packets++;
-		count->received_bytes += length;
-	}
 }
 
 /* What Python wrote for ADDRESS and VNI, plus one, or 0. */

@@ -47,7 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_flags(one: argparse.ArgumentParser, name: str, metavar: str) -> None:
     one.add_argument("words", nargs="*", metavar=metavar, help="in the words of bridge(8), or with the flags below")
-    one.add_argument("--name", default="", metavar="NAME", help="instance (needed where several have an FDB)")
+    one.add_argument(
+        "--name", default="", metavar="NAME", help="instance (needed where several have an FDB, unless the port tells)"
+    )
     one.add_argument("--dev", default="", metavar="DEV", help="port")
     one.add_argument("--dst", default="", metavar="VTEP", help="of mode vxlan: address of a VTEP")
     one.add_argument("--vlan", metavar="N", help="of mode bridge: VLAN id")
@@ -240,7 +242,7 @@ def _open(args: argparse.Namespace) -> Iterator[tuple[Reader, Instance]]:
     from pydp.cli.session import chosen, reading
     from pydp.datapath import Datapath
 
-    name = fdb.instance_of(Datapath(), args.name).name
+    name = fdb.instance_of(Datapath(), args.name, args.dev).name
     with reading() as reader:
         instance = chosen(reader, name)[0]
         _refuse_words_of_others(args, instance)

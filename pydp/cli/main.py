@@ -57,6 +57,13 @@ class Parser(argparse.ArgumentParser):
             return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What a verb's parser does not know comes back to this one, whose help does not tell what the verb takes."""
+        found, more = self.parse_known_args(args, namespace)
+        if more:
+            raise UsageError(f"unrecognized arguments: {' '.join(more)}", hint=f"{self.prog} {found.verb} --help")
+        return found
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"{self.prog} --help")
 
@@ -81,7 +88,7 @@ def make_parser() -> Parser:
         "-n", "--netns", metavar="NETNS", help="act in this network namespace: a name below /run/netns, or a path"
     )
     parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version and exit")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (module, text) in VERBS.items():
         verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".").module = module
     return parser

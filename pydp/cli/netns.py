@@ -41,5 +41,5 @@ def _refusal(name: str, code: int | None) -> PydpError:
     if code in (errno.ENOENT, errno.ENOTDIR):
         return UsageError(f"-n {name}: no such network namespace", hint="`ip netns` lists those that have a name")
     if code == errno.EINVAL:
-        return UsageError(f"-n {name}: this is not a network namespace")
+        return UsageError(f"-n {name}: this is not a network namespace", hint="`ip netns` lists those that have a name")
     return UsageError(f"-n {name}: {os.strerror(code or 0)}")

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.watch is not None:
         return _watch(args.name, args.watch)
-    found = _read(args.name)
+    found = _read(args.name, shown_empty=args.json)
     if args.json:
         show_json({"instances": found})
     else:
@@ -51,11 +51,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _read(name: str) -> list[dict[str, Any]]:
+def _read(name: str, *, shown_empty: bool = False) -> list[dict[str, Any]]:
     """Documents of the instances asked for. Raises NothingAttached, EbpfError."""
     from pydp.cli.session import chosen, reading
 
     with reading() as reader:
+        if shown_empty and not reader.state.instances and not name:
+            show_json({"instances": []})
         return [_document(reader, one) for one in chosen(reader, name)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydp.cli.output import VERSION, plural, printable, show_json, table
+from pydp.errors import NothingAttached, UsageError
 
 if TYPE_CHECKING:
     from pydp.datapath import Instance, Reader
@@ -48,13 +49,17 @@ def _show(args: argparse.Namespace) -> int:
     from pydp.cli.session import chosen, reading
 
     with reading() as reader:
-        if args.json and not reader.state.instances and not args.name:
-            show_json({"instances": []})
-            return 0
-        found = [one for one in (describe(reader, each) for each in chosen(reader, args.name)) if one]
+        there = chosen(reader, args.name) if args.name else list(reader.state.instances.values())
+        found = [one for one in (describe(reader, each) for each in there) if one]
+    if args.name and not found:
+        raise UsageError(f"{args.name} is of mode {there[0].mode}: it has no tunnels")
     if args.json:
         show_json({"instances": found})
-    elif found:
+    if not found:
+        raise NothingAttached(
+            "nothing that has tunnels is attached in this namespace", hint="pydp attach --mode ipip or vxlan"
+        )
+    if not args.json:
         print("\n\n".join(_text(one) for one in found))
     return 0
 

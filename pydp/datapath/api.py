@@ -80,7 +80,11 @@ class Datapath:
             raise _no_instance(name, state)
         found = [one for one in state.instances.values() if one.mode == mode and name in ("", one.name)]
         if not found and name:
-            raise UsageError(f"{name} is not an instance of mode {mode}")
+            there = ", ".join(one.name for one in state.instances.values() if one.mode == mode) or "none"
+            raise UsageError(
+                f"{name} is not an instance of mode {mode}",
+                hint=f"instances of mode {mode}: {there}",
+            )
         if not found:
             raise NothingAttached(f"no instance of mode {mode}", hint=f"pydp attach --mode {mode} ...")
         if len(found) > 1:

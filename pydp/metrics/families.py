@@ -35,7 +35,8 @@ a port      4 of path="ebpf" for each direction, 8 of path="kernel", 4 for each 
             (there are 64, some 20 occur); an instance has up to 256 ports
 a bridge or vxlan device of the kernel   10; 256 of those that no instance adopted, the others are left out
 an instance 20, 2 for each of its maps that can fill up (up to 10), 25 with an FDB, 25 with a conntrack table
-a tunnel    4; above 10,000 tunnels of an instance those of a VNI count together
+a tunnel    4, 1 for each punt or drop that occurred (some 5); above 10,000 tunnels of an instance those of a VNI count
+            together, and 65,536 pairs of tunnel and verdict are counted at all
 a backend   7, a service up to 4 failures; above 10,000 backends those of a service count together, and above 10,000
             services all of them
 a chain of netfilter with rules   3; above 200 chains those of a tool and family count together; nat actions 2 each
@@ -150,6 +151,13 @@ _ALL = (
         _TUNNEL,
     ),
     Family("pydp_tunnel_bytes_total", "counter", "Bytes of the packets of pydp_tunnel_packets_total.", _TUNNEL),
+    Family(
+        "pydp_tunnel_verdicts_total", "counter",
+        "Packets from or for a tunnel that eBPF left to the kernel (punt) or dropped, by reason: a part of those in "
+        "pydp_verdicts_total, counted as they are. Those that a companion device carries then are in "
+        "pydp_tunnel_packets_total, too. Absent until one occurs; packets of nobody who is known have no tunnel.",
+        ("instance", "mode", "vni", "remote", "verdict", "reason"),
+    ),
     Family(
         "pydp_tunnel_vteps", "gauge",
         "Other ends of tunnels that the instance was told of: VTEPs and multicast groups, once per VNI, or peers.",

@@ -10,6 +10,7 @@ from pydp import conntrack
 from pydp.fdb import Census
 from pydp.kernel.conntrack import KernelConntrack
 from pydp.kernel.linkstats import BridgeDevice, LinkStats, VxlanDevice
+from pydp.tunnel_fates import Fate
 from pydp.tunnels import Tunnel
 
 Sample = tuple[str, tuple[str, ...], float]
@@ -45,6 +46,7 @@ class Tunnels:
     tunnels: Sequence[Tunnel]
     guests: int = 0
     max_guests: int = 0
+    fates: Sequence[Fate] = ()
 
 
 @dataclass(frozen=True, slots=True)

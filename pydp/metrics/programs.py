@@ -20,6 +20,7 @@ class Programs:
     def samples(self, state: State, programs: Sequence[ProgramRun]) -> Iterator[Sample]:
         for each in state.instances.values():
             yield "pydp_instance_info", (each.name, each.mode, each.hook), 1
+        self._forget(programs)
         for one in programs:
             labels = (one.instance, one.device, one.hook)
             runs, seconds = self._since_start(labels, one)
@@ -29,6 +30,13 @@ class Programs:
             for instance in state.attachments[f"{one.ifindex}-{one.hook}"].stages:
                 device = state.instances[instance].names[one.ifindex]
                 yield "pydp_attached", (instance, device, one.hook), one.running
+
+    def _forget(self, programs: Sequence[ProgramRun]) -> None:
+        """What is detached, or containers that come and go would be remembered for ever."""
+        there = {(one.instance, one.device, one.hook) for one in programs}
+        for gone in self._last.keys() - there:
+            del self._last[gone]
+            self._before.pop(gone, None)
 
     def _since_start(self, labels: tuple[str, ...], one: ProgramRun) -> tuple[int, float]:
         last = self._last.get(labels, one)

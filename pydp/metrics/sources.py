@@ -16,6 +16,7 @@ from pydp.kernel.natrules import RuleCounters
 from pydp.kernel.softnet import Machine, read_machine
 from pydp.metrics.found import Conntrack, Conntracks, FdbTable, Links, Tunnels
 from pydp.metrics.serving import Services, read_services
+from pydp.tunnel_fates import fates
 
 
 class LiveSources:
@@ -105,6 +106,7 @@ class LiveSources:
                 tunnels.tunnels(reader, one),
                 guests=tunnels.count_guests(reader, one),
                 max_guests=tunnels.max_guests(one),
+                fates=fates(reader, one),
             )
             for name, one in reader.state.instances.items()
             if tunnels.has_tunnels(one)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -56,10 +57,25 @@ def tunnel_samples(_: State, instances: Sequence[Tunnels]) -> Iterator[Sample]:
             ):
                 yield "pydp_tunnel_packets_total", (*labels, direction), packets
                 yield "pydp_tunnel_bytes_total", (*labels, direction), size
+        yield from _fate_samples(one)
         yield "pydp_tunnel_vteps", (one.instance,), len(one.tunnels)
         if one.max_guests:
             yield "pydp_tunnel_guests", (one.instance,), one.guests
             yield "pydp_tunnel_max_guests", (one.instance,), one.max_guests
+
+
+def _fate_samples(found: Tunnels) -> Iterator[Sample]:
+    """Of tunnels that nobody named, none."""
+    ends = {
+        one.index: ("" if one.vni is None else str(one.vni), one.remote if len(found.tunnels) <= MOST else "")
+        for one in found.tunnels
+    }
+    sums = Counter[tuple[str, ...]]()
+    for one in found.fates:
+        if one.index in ends:
+            sums[*ends[one.index], one.kind, one.reason] += one.packets
+    for labels, packets in sums.items():
+        yield "pydp_tunnel_verdicts_total", (found.instance, found.mode, *labels), packets
 
 
 def _together(tunnels: Sequence[Tunnel]) -> Iterator[Tunnel]:

@@ -57,10 +57,10 @@ class IpipMode(Mode):
         maps=frozenset(
             {
                 "ipip_ports", "ipip_devices", "ipip_peers", "ipip_known", "ipip_prefixes", "ipip_cache", "ipip_ways",
-                "ipip_hops", "ipip_paths", "ipip_counts", "ipip_clock", "ipip_recents",
+                "ipip_hops", "ipip_paths", "ipip_counts", "ipip_fates", "ipip_clock", "ipip_recents",
             }
         ),
-        learned=frozenset({"ipip_counts"}),
+        learned=frozenset({"ipip_counts", "ipip_fates"}),
         counted=frozenset({"ipip_counts"}),
         short=frozenset({"xdp"}),
     )  # fmt: skip

@@ -99,6 +99,8 @@ def standalone(options: IpipOptions) -> Peers:
             raise UsageError(f"{name} {one}: --kind {kind} goes over IPv{outer}", hint=_kinds(one.version, inner))
         if one.version != local.version:
             raise UsageError(f"{name} {one}: --local {local} is of the other IP version")
+    if local in networks:
+        raise UsageError(f"--peer {local}: it is --local, this end of the tunnels")
     inner = inner or next((one.version for each in networks.values() for one in each), 4)
     _check_networks(networks, local, kind, inner)
     if options.key is not None and kind != "gre":

@@ -77,12 +77,12 @@ class VxlanMode(Mode):
         maps=frozenset(
             {
                 "vxlan_ports", "vxlan_segments", "vxlan_vteps", "vxlan_replicas", "vxlan_known", "vxlan_guests",
-                "vxlan_names",
+                "vxlan_names", "vxlan_fates",
                 "vxlan_neighbours", "vxlan_census", "vxlan_hops", "vxlan_counts", "vxlan_tails", "fdb", "fdb_events",
                 "fdb_clock", "fdb_requests", "fdb_cursor", "recent_changes", "recents",
             }
         ),
-        learned=frozenset({"fdb", "fdb_events", "vxlan_counts"}),
+        learned=frozenset({"fdb", "fdb_events", "vxlan_counts", "vxlan_fates"}),
         counted=frozenset({"vxlan_counts"}),
         tails={"vxlan_tails": "vxlan_copies"},
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),

@@ -7,6 +7,7 @@ p0 is the underlay, p1 a port. "arriving" and "port" run on the hook of the rig,
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -246,6 +247,13 @@ class IpipRig:
     def knows_peer(self, address: str) -> bool:
         """The same for the way to a peer."""
         return all(one.ready for one in self.maps["ipip_hops"].get(self.index(address)))
+
+    def fates(self) -> Counter[tuple[int, str]]:
+        """Packets of a peer that were not carried, by its index and the verdict; but for those that came too late."""
+        found = Counter[tuple[int, str]]()
+        for key, cpus in self.maps["ipip_fates"].items():
+            found[key.index, self._verdicts.name_of(key.verdict)] += sum(cpus)
+        return Counter({key: number for key, number in found.items() if key[1] != "PUNT_NEIGHBOUR"})
 
     def send(self, place: str, frame: bytes, **options: Any) -> Result:
         """One frame at one of the programs."""

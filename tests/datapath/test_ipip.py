@@ -246,6 +246,18 @@ def test_inner_sources_outside_of_the_peers_networks(make: MakeIpip, net: Net) -
         untouched(rig, net.received(net.inner(net.ends[2])), "DROP_SPOOFED")
 
 
+def test_punts_and_drops_count_for_their_peer(make: MakeIpip, net: Net) -> None:
+    rig = make(net)
+    before = rig.fates()
+    rig.sent("leaving", net.frame(net.outgoing(), THERE, HERE), net.ends[1])
+    assert rig.send("arriving", net.received(net.inner())).verdict == "PASS_DECAP"
+    assert rig.fates() == before  # carried
+    rig.send("arriving", net.received(net.inner(net.farther)))
+    rig.send("arriving", net.received(net.inner(net.farther), src=net.ends[2]))
+    seen = rig.fates() - before
+    assert seen == {(rig.index(net.ends[1]), "DROP_SPOOFED"): 1}
+
+
 @pytest.mark.parametrize("name", ["ipip", "sit"])
 def test_sources_are_not_looked_at_if_told_so(requires_root: None, name: str) -> None:
     net = Net(name)

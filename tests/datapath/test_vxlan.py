@@ -7,6 +7,7 @@ Port 0 is the underlay, 1 and 2 are ports of VNI 100, 3 is one of VNI 7, 4 is th
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -666,6 +667,30 @@ def test_counts(rig: MakeRig) -> None:
     made.send(outer(eth(1, 9), src="192.0.2.77"))
     after = counted(made, 0)
     assert [new - old for new, old in zip(after, before, strict=True)] == [2, 200, 2, 160]
+
+
+def fates(made: Rig) -> Counter[tuple[int, str]]:
+    """Packets of a VTEP that were not carried, by its index and the verdict; but for those that came too late."""
+    names, found = made.compiled.abi.enum("verdict"), Counter[tuple[int, str]]()
+    for key, cpus in made.maps["vxlan_fates"].items():
+        found[key.index, names.name_of(key.verdict)] += sum(cpus)
+    return Counter({key: number for key, number in found.items() if key[1] != "PUNT_NEIGHBOUR"})
+
+
+def test_punts_and_drops_count_for_their_vtep(rig: MakeRig) -> None:
+    made = make(rig)
+    before = fates(made)
+    encap(made, udp4(100))
+    decap(made, outer(eth(1, 9, size=80)))
+    assert fates(made) == before  # carried
+    sources = {"192.0.2.2": 0, "192.0.2.3": 1}
+    for source in sources:
+        assert made.send(outer(eth(1, 9), src=source, udp={"chksum": 0x1234})).verdict == "PUNT_CHECKSUM"
+        assert made.send(outer(eth(1, BROADCAST), src=source)).verdict == "DROP_SOURCE"
+    made.send(outer(eth(1, 9), src="192.0.2.77"))  # nobody's
+    made.send(eth(1, BROADCAST), P1)  # of no tunnel
+    seen = fates(made) - before
+    assert seen == {(index, verdict): 1 for index in sources.values() for verdict in ("PUNT_CHECKSUM", "DROP_SOURCE")}
 
 
 # Too big

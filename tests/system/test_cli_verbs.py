@@ -292,6 +292,24 @@ def test_fdb_del_flush_and_their_dry_runs(bridged: Segment) -> None:
     assert ADDED in refused(*at, "del", ADDED, status=1)
 
 
+def test_of_several_fdbs_the_port_tells_which(segment: Callable[..., Segment]) -> None:
+    made = segment(4)
+    where = ("-n", made.sw.name)
+    ok(*where, "attach", "--mode", "bridge", "--name", "one", "p0", "p1")
+    ok(*where, "attach", "--mode", "bridge", "--name", "two", "p2", "p3")
+    try:
+        ok(*where, "fdb", "add", ADDED, "dev", "p3")
+        assert f"{ADDED} dev p3 master two static" in ok(*where, "fdb", "show", "--name", "two")
+        assert ADDED in ok(*where, "fdb", "show", "dev", "p3")
+        assert ADDED not in ok(*where, "fdb", "show", "--name", "one")
+        assert "one, two" in refused(*where, "fdb", "show", status=2)
+        assert "eth9 is a port of none" in refused(*where, "fdb", "show", "dev", "eth9", status=2)
+        ok(*where, "fdb", "del", ADDED, "dev", "p3")
+        assert ADDED not in ok(*where, "fdb", "show", "dev", "p3")
+    finally:
+        ok(*where, "detach", "--all")
+
+
 def test_fdb_of_vlans(net: Segment) -> None:
     at = ("-n", net.sw.name)
     words = ("--vlan-filtering", "--vlan", "p0=10-11", "--vlan", "p1=10:pvid:untagged")
@@ -345,15 +363,29 @@ def test_an_unknown_instance_is_3_and_named(module_bridged: str, words: tuple[st
     assert "nosuch" in refused("-n", module_bridged, *words, status=3)
 
 
-@pytest.mark.parametrize("words", [("status",), ("stats",), ("detach", "--all"), ("fdb", "show"), ("fdb", "flush")])
+@pytest.mark.parametrize("words", [("status",), ("stats",), ("detach", "--all"), ("fdb", "show"), ("fdb", "flush"),
+                                   ("tunnel",), ("tunnel", "show")])  # fmt: skip
 def test_nothing_attached_is_3(namespace: Callable[..., Namespace], words: tuple[str, ...]) -> None:
     refused("-n", namespace().name, *words, status=3)
 
 
-def test_status_without_anything_still_gives_json(namespace: Callable[..., Namespace]) -> None:
-    done = pydp("-n", namespace().name, "status", "--json")
+@pytest.mark.parametrize("words", [("status",), ("stats",), ("tunnel", "show")])
+def test_without_anything_there_is_still_json(namespace: Callable[..., Namespace], words: tuple[str, ...]) -> None:
+    done = pydp("-n", namespace().name, *words, "--json")
     assert done.returncode == 3
     assert done.stdout.split() == ["{", '"version":', "1,", '"instances":', "[]", "}"]
+
+
+def test_a_bridge_has_no_tunnels(module_bridged: str) -> None:
+    assert "mode bridge" in refused("-n", module_bridged, "tunnel", "show", "bridge", status=2)
+    assert "no" in refused("-n", module_bridged, "tunnel", "show", status=3)
+
+
+@pytest.mark.parametrize("words", [("status", "a", "b"), ("stats", "--bogus"), ("fdb", "show", "--bogus")])
+def test_words_too_many_lead_to_the_help_of_the_verb(words: tuple[str, ...]) -> None:
+    what, hint = refused(*words, status=2).splitlines()
+    assert words[-1] in what
+    assert hint.split() == ["pydp", words[0], "--help"]
 
 
 def test_netns_by_path(bridged: Segment) -> None:

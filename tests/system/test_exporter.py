@@ -131,6 +131,12 @@ def test_tunnels_count_what_the_other_end_counts(
     encap = {"instance": "vxlan", "device": "p0", "hook": "tc", "verdict": "forward", "reason": "encap"}
     assert value(found, "pydp_verdicts_total", **encap) >= 45
 
+    # Punts by reason, of the port and of the tunnel that it sends to.
+    shown = {"verdict": "punt", "reason": "neighbour"}
+    punts = value(found, "pydp_verdicts_total", instance="vxlan", device="p0", hook="tc", **shown)
+    ends = {one: tunnel[one] for one in ("instance", "mode", "vni", "remote")}
+    assert 0 < punts == value(found, "pydp_tunnel_verdicts_total", **ends, **shown)
+
     here.attach("eth0", mode="vxlan", **options, ageing=100.0)
     after = serving.values()
     for name in (name for name, family in FAMILIES.items() if family.kind == "counter"):

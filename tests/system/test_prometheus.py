@@ -6,24 +6,32 @@ give results, and every query of every dashboard finds data.
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from pydp.datapath import Datapath
 from pydp.kernel.linkstats import read_bridges
-from pydp.monitoring import PROMETHEUS
+from pydp.metrics.families import FAMILIES
+from pydp.monitoring import GRAFANA, PROMETHEUS
 from pydp.monitoring.dashboards import BOARDS
 from pydp.monitoring.dashboards.plots import Board
 from tests.conftest import PREFIX
-from tests.system.watching import INSTANCES, Watched, descriptors_and_memory, make_watched
+from tests.system.watching import INSTANCES, SPOOFED, Watched, descriptors_and_memory, make_watched
 
 pytestmark = [pytest.mark.usefixtures("requires_root", "bpffs"), pytest.mark.timeout(240)]
 
+# Of what must not happen, or not in so short a time, a panel shows zeros.
+QUIET = re.compile(
+    r"drops_total|dropped_total|errors_total|squeezed_total|_(moved|aged|evicted|full|expired)_total|invalid_total"
+    r"|insert_failures_total|port_exhausted_total|1 - pydp_"
+)
 COUNTERS = ("pydp_path_packets_total", "pydp_path_punts_total", "pydp_path_drops_total", "pydp_tunnel_packets_total",
-            "pydp_service_connections_total", "pydp_service_failures_total")  # fmt: skip
+            "pydp_tunnel_verdicts_total", "pydp_service_connections_total", "pydp_service_failures_total")  # fmt: skip
 SCRAPES = 1000
 OTHERS = 20  # ARP and ICMP beside the traffic
 Counted = dict[tuple[tuple[str, str], ...], float]
@@ -78,11 +86,16 @@ def test_the_numbers_are_those_of_the_sinks(watched: Watched, before: dict[str, 
     seen = sum(grown(watched, before, f"pydp_path_{kind}_total", path="ebpf", **port) for kind in kinds)
     assert sent["br0"] <= seen <= sent["br0"] + OTHERS
     assert grown(watched, before, "pydp_path_packets_total", path="kernel", **port) == seen
+    child = {"path": "ebpf", "instance": "macvlan", "device": "m1", "direction": "receive"}
+    assert sent["macvlan"] <= grown(watched, before, "pydp_path_packets_total", **child) <= sent["macvlan"] + OTHERS
     for name in ("vxlan", "ipip"):
         carried = grown(watched, before, "pydp_tunnel_packets_total", instance=name, direction="send")
         assert sent[name] <= carried <= sent[name] + OTHERS
     out = {"path": "ebpf", "instance": "ipip", "device": "t0", "direction": "transmit"}
     assert sent["ipip"] <= grown(watched, before, "pydp_path_packets_total", **out) <= sent["ipip"] + OTHERS
+    spoofed = {"instance": "ipip", "remote": "198.51.100.2", "verdict": "drop", "reason": "spoofed"}
+    assert grown(watched, before, "pydp_tunnel_verdicts_total", **spoofed) == SPOOFED
+    assert grown(watched, before, "pydp_path_drops_total", path="ebpf", instance="ipip", device="t0") == SPOOFED
     assert watched.answers == grown(watched, before, "pydp_service_connections_total", service="web")
     failures = grown(watched, before, "pydp_service_failures_total", service="void", reason="backend")
     assert failures == 3
@@ -101,22 +114,57 @@ def test_rules_are_evaluated_and_give_results(watched: Watched) -> None:
     assert all(0 < share <= 1 for share in shares.values())
 
 
+def targets(board: Board) -> Iterator[tuple[str, str, str]]:
+    """(title, legend, query) of what Grafana is given, not of what it is made from."""
+    for panel in json.loads((GRAFANA / "dashboards" / f"{board.uid}.json").read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["legendFormat"], target["expr"]
+
+
+def fault(title: str, legend: str, curves: Sequence[tuple[dict[str, str], list[float]]], quiet: bool) -> str:
+    """What a panel would lack: "" for nothing."""
+    values = [value for _, some in curves for value in some]
+    if not any(math.isfinite(value) for value in values):
+        return f"{title}: no data"
+    if not quiet and not any(math.isfinite(value) and value > 0 for value in values):
+        return f"{title}: nothing but zeros"
+    for label in re.findall(r"{{(\w+)}}", legend):
+        if label != "vni" and not any(labels.get(label) for labels, _ in curves):  # peers have none
+            return f"{title}: no series has a {label}, which the legend asks for"
+    return ""
+
+
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_every_query_of_every_dashboard_finds_data(watched: Watched, board: Board) -> None:
+def test_every_query_of_every_dashboard_finds_the_traffic(watched: Watched, board: Board) -> None:
+    """Asked as Grafana asks, for the time of the traffic: numbers, and not only zeros, but of what must not happen."""
     mode = f'{{mode="{board.mode}"}}' if board.mode else ""
     names = "|".join(sorted(dict(one)["instance"] for one in watched.prometheus.query(f"pydp_instance_info{mode}")))
     assert names
     counts_learned = any(one.learned is not None for one in watched.host.call(read_bridges).values())
-    empty = []
-    for plot in board.plots:
-        for query in plot.queries.values():
-            if "pydp_bridge_learned_entries" in query and not counts_learned:
-                continue  # before Linux 6.7
-            asked = query.replace("$__rate_interval", "1m").replace("$instance", names).replace("$node", "127.0.0.1")
-            assert "$" not in asked
-            if not watched.prometheus.query(asked):
-                empty.append((plot.title, asked))
-    assert not empty
+    asked, faults = 0, []
+    for title, legend, query in targets(board):
+        if "pydp_bridge_learned_entries" in query and not counts_learned:
+            continue  # before Linux 6.7
+        text = query.replace("$__rate_interval", "4s").replace("$instance", names).replace("$node", "127.0.0.1")
+        assert "$" not in text
+        asked += 1
+        if found := fault(title, legend, watched.prometheus.curves(text, *watched.times), bool(QUIET.search(query))):
+            faults.append((found, text))
+    assert not faults
+    assert asked >= sum(len(plot.queries) for plot in board.plots) - 1
+
+
+def test_a_panel_without_data_is_found(watched: Watched) -> None:
+    ask = watched.prometheus
+
+    def found(query: str, legend: str = "", *, quiet: bool = False) -> str:
+        return fault("it", legend, ask.curves(query, *watched.times), quiet)
+
+    assert found("pydp_no_such_metric") == "it: no data"
+    assert found("0 * up / 0") == "it: no data"  # NaN
+    assert found("0 * up") == "it: nothing but zeros"
+    assert found("0 * up", quiet=True) == ""
+    assert "no series has a place" in found("up", "{{node}} {{place}}")
 
 
 def test_variables_of_dashboards_find_their_values(watched: Watched) -> None:
@@ -127,6 +175,12 @@ def test_variables_of_dashboards_find_their_values(watched: Watched) -> None:
             values = {dict(one).get(found[2]) for one in watched.prometheus.query(found[1].replace("$node", ".*"))}
             assert values
             assert None not in values
+
+
+def counters(page: str) -> Mapping[str, float]:
+    """Every series of a counter; prometheus_client's parser takes longer than the exporter."""
+    series = (line.rpartition(" ") for line in page.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in series if FAMILIES[name.partition("{")[0]].kind == "counter"}
 
 
 def test_a_thousand_scrapes_change_nothing(watched: Watched) -> None:
@@ -141,10 +195,15 @@ def test_a_thousand_scrapes_change_nothing(watched: Watched) -> None:
     *descriptors, parent, child = descriptors_and_memory(exporter)
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(stream) for stream in watched.streams.values()]
+        before = last = counters(exporter.text())
         for _ in range(SCRAPES):
-            exporter.text()
+            now = counters(exporter.text())
+            fallen = [series for series, value in last.items() if now.get(series, -1) < value]
+            assert not fallen
+            last = now
         reports = [stream.finish() for stream in running]
     assert all(report.intact for report in reports), reports
+    assert sum(last.values()) > sum(before.values())
     assert state() == attached
     *after, parent_after, child_after = descriptors_and_memory(exporter)
     # Prometheus may have a connection open just now.

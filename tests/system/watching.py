@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from pydp.datapath import Datapath
-from pydp.lab import Namespace, NumberedStream, StreamReport, ping, poll
+from pydp.lab import Namespace, NumberedStream, StreamReport, ping, poll, send_frame
 from pydp.monitoring import PROMETHEUS
-from tests.net.bridging import attach, detach
+from tests.net.bridging import BROADCAST, attach, detach, frame, mac
 from tests.net.serving import serving
 from tests.system import served
 from tests.system.exporting import Exporter
@@ -38,7 +38,8 @@ backends = []
 """
 # Counts what this host sends to its own port 1001: rules beside ours, and conntrack at work.
 NFT = "table ip own { chain out { type nat hook output priority -100; udp dport 1001 counter redirect to :9; }; }"
-INSTANCES = ("br0", "vxlan", "ipip", "nat")
+INSTANCES = ("br0", "vxlan", "ipip", "nat", "macvlan")
+SPOOFED = 5  # packets from behind a peer whose source is not
 REQUESTS = 40
 PATIENCE = 60.0
 
@@ -82,8 +83,10 @@ class Prometheus:
         found = self.ask("query", query=text)["result"]
         return {tuple(sorted(one["metric"].items())): float(one["value"][1]) for one in found}
 
-    def sum(self, text: str) -> float:
-        return sum(self.query(text).values())
+    def curves(self, text: str, begin: float, end: float) -> list[tuple[dict[str, str], list[float]]]:
+        """(labels, values each second) of every series, as a panel would draw them."""
+        found = self.ask("query_range", query=text, start=str(begin), end=str(end), step="1")["result"]
+        return [(one["metric"], [float(value) for _, value in one["values"]]) for one in found]
 
     def wait_scraped(self) -> None:
         """Wait for two scrapes that begin after now, so that rules have seen one."""
@@ -100,7 +103,7 @@ class Prometheus:
 
 @dataclass
 class Watched:
-    """What there is, and after `traffic` what the sinks counted: datagrams by instance."""
+    """What there is, and after `traffic` what the sinks counted: datagrams by instance; and from when to when."""
 
     host: Namespace
     ends: dict[str, Namespace]
@@ -108,6 +111,7 @@ class Watched:
     prometheus: Prometheus
     reports: dict[str, StreamReport] = field(default_factory=dict)
     answers: int = 0
+    times: tuple[float, float] = (0.0, 0.0)
 
     @property
     def streams(self) -> dict[str, NumberedStream]:
@@ -116,17 +120,19 @@ class Watched:
             "br0": (self.ends["c0"], self.ends["c1"], "10.66.0.2"),
             "vxlan": (self.ends["inner"], self.ends["far"], "10.88.0.2"),
             "ipip": (self.host, self.ends["far"], "10.77.2.1"),
+            "macvlan": (self.ends["child"], self.ends["outside"], "10.99.0.2"),
         }
         return {name: NumberedStream(*places, pps=200) for name, places in ends.items()}
 
     def warm_up(self) -> None:
         """Have all addresses known, so that later counts are of what is counted."""
-        for name, dest in (("c0", "10.66.0.2"), ("inner", "10.88.0.2"), ("client", "10.0.1.2")):
+        for name, dest in (("c0", "10.66.0.2"), ("inner", "10.88.0.2"), ("client", "10.0.1.2"), ("child", "10.99.0.2")):
             ping(self.ends[name], dest, count=2, interval=0.05)
         ping(self.host, "10.77.2.1", count=2, interval=0.05)
 
     def traffic(self, scrapes: int = 3) -> None:
         """Of all modes at once, until it was seen by that many scrapes; then until the last one is."""
+        begin = time.time()
         with contextlib.ExitStack() as stack:
             running = {name: stack.enter_context(stream) for name, stream in self.streams.items()}
             stack.enter_context(serving(self.ends["backend"], "10.0.1.2"))
@@ -136,7 +142,9 @@ class Watched:
                 self._nudge(number)
                 self.prometheus.wait_scraped()
             self.reports = {name: stream.finish() for name, stream in running.items()}
+        ping(self.ends["far"], "10.77.1.1", count=SPOOFED, interval=0.1, wait=0.1, extra=("-I", "10.77.9.9"))
         self.prometheus.wait_scraped()
+        self.times = begin, time.time()
 
     def _request(self) -> bool:
         with self.ends["client"].socket() as sock:
@@ -146,15 +154,17 @@ class Watched:
             return b"200" in b"".join(iter(lambda: sock.recv(4096), b""))
 
     def _nudge(self, number: int) -> None:
-        """A connection that nobody answers, and one of this host that netfilter translates."""
+        """A connection that nobody answers, one of this host that netfilter translates, and stations nobody knew."""
         for ns, address, port in ((self.ends["client"], VOID, 80), (self.host, "127.0.0.1", 1001)):
             with ns.socket(kind=2) as sock, contextlib.suppress(OSError):
                 sock.sendto(b"%d" % number, (address, port))
+        for end in ("c0", "inner"):
+            send_frame(self.ends[end], "eth0", frame(BROADCAST, mac(100 + number)))
 
 
 def make_watched(namespaces: contextlib.ExitStack, folder: Path, program: Path, prefix: str) -> Watched:
     """All of it, which ends with NAMESPACES. FOLDER is Prometheus', PROGRAM the folder that pydp runs from."""
-    names = ("host", "c0", "c1", "inner", "far", "client", "backend")
+    names = ("host", "c0", "c1", "inner", "far", "client", "backend", "outside", "child")
     made = {name: namespaces.enter_context(Namespace(prefix)) for name in names}
     host, far = made["host"], made["far"]
     _plug(made)
@@ -173,6 +183,7 @@ def make_watched(namespaces: contextlib.ExitStack, folder: Path, program: Path, 
     for ns, own, other, network in ((host, 1, 2, "10.77.2.0/24"), (far, 2, 1, "10.77.1.0/24")):
         options = {"kind": "ipip", "local": f"198.51.100.{own}", "peer": (f"198.51.100.{other}={network}",)}
         attach(ns, "t0", mode="ipip", options=options)
+    attach(host, "m0", mode="macvlan", options={"child": ("m1",)})
     host.run(["nft", NFT])
     exporter = Exporter(host, program, "--program-stats")
     namespaces.callback(exporter.end)
@@ -185,7 +196,8 @@ def _plug(made: dict[str, Namespace]) -> None:
     """Devices and addresses."""
     host, far = made["host"], made["far"]
     pairs = {"b0": ("c0", "eth0"), "b1": ("c1", "eth0"), "x0": ("inner", "eth0"), "u0": ("far", "u0"),
-             "t0": ("far", "t0"), "v0": ("client", "eth0"), "v1": ("backend", "eth0")}  # fmt: skip
+             "t0": ("far", "t0"), "v0": ("client", "eth0"), "v1": ("backend", "eth0"), "m0": ("outside", "eth0"),
+             "m1": ("child", "eth0")}  # fmt: skip
     for name, (end, dev) in pairs.items():
         host.run(["ip", "link", "add", name, "type", "veth", "peer", "name", dev, "netns", made[end].name])
     host.sysctl("ipv4.ip_forward", 1)
@@ -194,11 +206,12 @@ def _plug(made: dict[str, Namespace]) -> None:
            "address add 198.51.100.1/24 dev t0", "address add 10.77.1.1/32 dev lo", "address add 10.0.0.1/24 dev v0",
            "address add 10.0.1.1/24 dev v1")  # fmt: skip
     _batch(far, "link set u0 up", "link set t0 up", "address add 192.0.2.2/24 dev u0",
-           "address add 198.51.100.2/24 dev t0", "address add 10.77.2.1/32 dev lo",
+           "address add 198.51.100.2/24 dev t0", "address add 10.77.2.1/32 dev lo", "address add 10.77.9.9/32 dev lo",
            "link add vx100 type vxlan id 100 dstport 4789 local 192.0.2.2 remote 192.0.2.1 dev u0",
            "address add 10.88.0.2/24 dev vx100", "link set vx100 up")  # fmt: skip
     for name, address, more in (
         ("c0", "10.66.0.1/24", ()), ("c1", "10.66.0.2/24", ()), ("inner", "10.88.0.1/24", ("link set eth0 mtu 1450",)),
+        ("outside", "10.99.0.2/24", ()), ("child", "10.99.0.1/24", ()),
         ("client", "10.0.0.2/24", ("route add default via 10.0.0.1",)),
         ("backend", "10.0.1.2/24", ("route add default via 10.0.1.1",)),
     ):  # fmt: skip

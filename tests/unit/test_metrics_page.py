@@ -18,6 +18,7 @@ from pydp.kernel.softnet import Machine, Softnet
 from pydp.metrics.families import FAMILIES
 from pydp.metrics.found import FdbTable, Links, Tunnels
 from pydp.metrics.page import Page
+from pydp.metrics.programs import Programs
 from pydp.metrics.web import application
 from pydp.modes.base import Role
 from pydp.tunnels import Tunnel
@@ -181,6 +182,18 @@ def test_runs_of_programs_never_fall_when_programs_are_replaced() -> None:
         seen.append(of(found, "pydp_program_runs_total", **labels))
         assert of(found, "pydp_program_run_time_seconds_total", **labels) == pytest.approx((seen[-1] or 0) / 1000)
     assert seen == [100, 140, 140, 165, 170]
+
+
+def test_what_is_detached_is_forgotten() -> None:
+    sources = Fixed(loaded=[program(1, 70, 100), program(2, 71, 5)])
+    kept = Programs()
+    for number in range(50):  # containers that come and go
+        name = f"c{number}"
+        sources.loaded = [program(1, 70, 100), replace(program(2, 80 + number, 1), device=name)]
+        found = {labels: value for what, labels, value in kept.samples(sources.state, sources.loaded)
+                 if what == "pydp_program_runs_total"}  # fmt: skip
+        assert found == {("lan", "p1", "tc"): 100, ("lan", name, "tc"): 1}
+    assert len(kept._last) == 2
 
 
 def test_a_program_whose_port_is_gone_is_not_attached() -> None:

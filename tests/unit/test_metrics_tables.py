@@ -16,6 +16,7 @@ from pydp.metrics.serving import summed_up
 from pydp.services.counts import Count
 from pydp.services.model import BackendState
 from pydp.services.names import Named, Names
+from pydp.tunnel_fates import Fate
 from pydp.tunnels import Tunnel
 from tests.unit.exported import Fixed, Values, of, values
 
@@ -37,6 +38,32 @@ def test_tunnels_have_a_series_each_way_and_a_vni_where_there_is_one() -> None:
     assert of(found, "pydp_tunnel_packets_total", direction="receive", **peer) == 8
     assert of(found, "pydp_tunnel_vteps", instance="vxlan") == 2
     assert len([name for name, _ in found if name == "pydp_tunnel_packets_total"]) == 6
+
+
+ENDS = (
+    Tunnel(0, "192.0.2.2", 100), Tunnel(1, "192.0.2.3", 100), Tunnel(2, "192.0.2.2", 200),
+)  # fmt: skip
+FATES = (Fate(0, "punt", "neighbour", 3), Fate(1, "punt", "neighbour", 4), Fate(1, "drop", "mtu", 5),
+         Fate(2, "drop", "mtu", 6), Fate(9, "drop", "mtu", 7))  # fmt: skip
+
+
+def test_punts_and_drops_of_tunnels_have_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen() -> dict[tuple[str, str, str, str], float]:
+        found = values(Page(lambda: Fixed(ends=[Tunnels("vxlan", "vxlan", ENDS, fates=FATES)])))
+        return {
+            tuple(dict(key)[one] for one in ("vni", "remote", "verdict", "reason")): number  # type: ignore[misc]
+            for (name, key), number in found.items()
+            if name == "pydp_tunnel_verdicts_total"
+        }
+
+    assert seen() == {
+        ("100", "192.0.2.2", "punt", "neighbour"): 3,
+        ("100", "192.0.2.3", "punt", "neighbour"): 4,
+        ("100", "192.0.2.3", "drop", "mtu"): 5,
+        ("200", "192.0.2.2", "drop", "mtu"): 6,
+    }
+    monkeypatch.setattr(tables, "MOST", 2)
+    assert seen() == {("100", "", "punt", "neighbour"): 7, ("100", "", "drop", "mtu"): 5, ("200", "", "drop", "mtu"): 6}
 
 
 def test_vteps_that_nobody_named_are_counted_where_there_may_be_some() -> None:

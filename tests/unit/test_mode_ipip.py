@@ -90,6 +90,7 @@ def made(
         ({"peer": ("192.0.2.2=0.0.0.0/0",)}, "it has 192.0.2.1 in it"),
         ({"peer": ("192.0.2.2=10.0.0.0/8", "198.18.0.1=192.0.2.2/32")}, "the address of a peer"),
         ({"peer": ("192.0.2.2=224.0.0.0/8",)}, "a multicast network is behind nobody"),
+        ({"peer": (f"{LOCAL}=10.2.0.0/16",)}, f"--peer {LOCAL}: it is --local"),
         ({"key": 5}, "--key 5: only --kind gre has keys"),
         ({"ttl": "0"}, "--ttl 0: inherit, or 1 to 255"),
         ({"ttl": "auto"}, "--ttl auto"),

@@ -82,20 +82,26 @@ def cost() -> list[Plot]:
     busy = total("pydp_cpu_seconds_total", "node, state", 'state!="idle"', chosen=NODE)
     all_of_it = total("pydp_cpu_seconds_total", "node", chosen=NODE)
     softirq = total("pydp_cpu_seconds_total", "node", 'state="softirq"', chosen=NODE)
+    taken = total("pydp_softnet_packets_total", "node", chosen=NODE)
+    # What native XDP ends, softnet never takes. It may be that there is none.
+    ended = total("pydp_verdicts_total", "node", 'hook="xdp", verdict=~"forward|drop"', chosen=NODE)
     return [
         Plot(
-            "Time in eBPF per packet",
+            "Time in eBPF programs per packet",
             {"{{instance}} {{hook}}": f"{seconds} / ({total('pydp_program_runs_total', 'instance, hook')} > 0)"},
             "s",
-            "Mean of a run of the hook's program: what eBPF adds to the latency of a packet. Measured by the kernel "
-            "while programs are timed (pydp exporter --program-stats, or sysctl kernel.bpf_stats_enabled).",
+            "Mean of a run of the hook's program, without what the driver or the kernel then does to send the packet: "
+            "the part of its latency that is eBPF's. Measured by the kernel while programs are timed (pydp exporter "
+            "--program-stats, or sysctl kernel.bpf_stats_enabled).",
         ),
         Plot(
-            "Softirq time per packet: the whole machine",
-            {"{{node}}": f"{softirq} / ({total('pydp_softnet_packets_total', 'node', chosen=NODE)} > 0)"},
+            "Softirq time per frame: the whole machine",
+            {"{{node}}": f"{softirq} / (({taken} + ({ended} or 0 * {taken})) > 0)"},
             "s",
-            "What a frame costs that softnet takes, the kernel's path and eBPF together. Counted in ticks: good over "
-            "seconds under load, not for single packets.",
+            "CPU time that a frame costs by the kernel's path and eBPF together, at each device that it comes in by; "
+            "no time that it waits. Counted in ticks: good over seconds under load. Beside it stands what of that is "
+            "eBPF's own. How long packets are under way by either path no counter tells: pydp bench and pydp compare "
+            "measure that.",
         ),
         Plot(
             "CPUs busy with eBPF programs",
@@ -159,6 +165,15 @@ def tunnels() -> list[Plot]:
             "Bits in tunnels",
             {_TUNNEL: f"topk(20, 8 * {total('pydp_tunnel_bytes_total', labels)})"},
             "bps",
+        ),
+        Plot(
+            "Tunnels: left to the kernel, dropped",
+            {
+                "{{instance}} {{vni}} {{remote}} {{verdict}} {{reason}}": "topk(20, "
+                + total("pydp_tunnel_verdicts_total", "instance, vni, remote, verdict, reason")
+                + ")"
+            },
+            note="By tunnel and reason. What has no tunnel, as from a VTEP that is not known, is among the verdicts.",
         ),
         Plot("Other ends", {"{{instance}}": f"sum by (instance) (pydp_tunnel_vteps{{{CHOSEN}}})"}, "short"),
     ]  # fmt: skip
