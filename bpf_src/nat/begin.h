@@ -88,8 +88,25 @@ static __always_inline void nat_plan_service_source(hook_ctx *ctx, struct nat_sc
 	plan->ours = 1;
 }
 
-/* Give a flow that is for no service the source that a rule says. What this host sends with an address that others get is noted as well, so
- * that no two of them have one port. False if nothing is to be done about it. */
+/* Does a packet leave with an address that others are given, as one of this host, or of somebody to whom the kernel's NAT gave it? */
+static __always_inline bool nat_shares_source(const struct tuple_view *view, const struct nat_place *at)
+{
+	__be32 own[4];
+	struct nat_device *device = nat_device(at->port->ifindex);
+	if (device && nat_device_address(device, view->version, own) && nat_same_address(own, view->tuple.saddr))
+		return true;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < PYDP_NAT_RULES; i++) {
+		__u32 number = i;
+		struct nat_rule *rule = nat_rules.lookup(&number);
+		if (rule && rule->version == view->version && nat_same_address(rule->to, view->tuple.saddr))
+			return true;
+	}
+	return false;
+}
+
+/* Give a flow that is for no service the source that a rule says. What leaves with an address that others get is noted as well, so that no two of
+ * them have one port. False if nothing is to be done about it. */
 static __always_inline bool nat_plan_source(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at)
 {
 	const struct tuple_view *view = &s->view;
@@ -110,8 +127,8 @@ static __always_inline bool nat_plan_source(hook_ctx *ctx, struct nat_scratch *s
 		return true;
 	}
 	bool opens = view->protocol != IP_TCP || view->tcp_flags & TCP_SYN;
-	return PYDP_EGRESS && !at->came_by && opens && nat_device_address(device, view->version, s->reply.daddr) &&
-	       nat_same_address(s->reply.daddr, view->tuple.saddr);
+	__builtin_memcpy(s->reply.daddr, view->tuple.saddr, 16);
+	return PYDP_EGRESS && opens && nat_shares_source(view, at);
 }
 
 /* Write the flow that was planned into its record. */
@@ -146,7 +163,7 @@ static __always_inline bool nat_settle_reply(hook_ctx *ctx, struct nat_scratch *
 			s->next = bpf_get_prandom_u32();
 		if (!nat_other_port(&s->reply, view->protocol, view->version, at->seed, at->now, &s->next))
 			return false;
-		plan->ours |= PYDP_EGRESS && !at->came_by; /* the socket that the packet is from has another port */
+		plan->ours |= PYDP_EGRESS; /* the socket that it is from, if that is here, has another port */
 	}
 	if (nat_find(&s->reply, view->protocol, view->version,
 		     nat_hash(&s->reply, view->protocol, view->version, at->seed), &other)) {
@@ -223,7 +240,7 @@ static __always_inline bool nat_concerns(struct nat_scratch *s, const struct nat
 		if (rule && rule->version == view->version && nat_within(view->tuple.saddr, rule))
 			return true;
 	}
-	return PYDP_NAT_RULES && PYDP_EGRESS && !at->came_by;
+	return PYDP_NAT_RULES && PYDP_EGRESS && nat_shares_source(view, at);
 }
 
 /* XDP begins what it can send out itself. */

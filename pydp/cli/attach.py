@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from pydp.cli.output import plural, printable, show_json
+from pydp.cli.output import Notes, plural, printable, show_json
 from pydp.config import HOOKS, AttachConfig, all_options, merge, read_config
 from pydp.modes import MODES
 from pydp.options import Option, options_of
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
     request = Request(config.mode, config.interfaces, config.name, config.hook, config.options, config.counters)
     datapath = Datapath()
-    request, services = prepared(datapath, request, config.services, f"{config.source}: ")
+    notes = Notes()
+    request, services = prepared(datapath, request, config.services, f"{config.source}: ", notes.add)
     if args.dry_run:
         instance, before = datapath.plan(request, services)
         _refuse_foreign(datapath, instance)
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         action = "attached" if instance.revision == 0 else "replaced"
     named = None if services is None or services.wanted is None else len(services.wanted)
     _show(instance, action, named, as_json=args.json, dry_run=args.dry_run)
+    notes.show()
     return 0
 
 

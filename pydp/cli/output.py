@@ -58,6 +58,24 @@ def _is_ours(text: str, at: int) -> bool:
     return coloured() and any(text.startswith(f"\x1b[{code}m", at) for code in (0, *_CODES.values()))
 
 
+class Notes:
+    """What somebody should know of who did as he was told: lines on stderr, of many the first few."""
+
+    def __init__(self, most: int = 10) -> None:
+        self._texts: list[str] = []
+        self._most = most
+
+    def add(self, text: str) -> None:
+        self._texts.append(text)
+
+    def show(self) -> None:
+        """Print them; once, when all has gone well."""
+        for text in self._texts[: self._most]:
+            print(printable(f"pydp: note: {text}"), file=sys.stderr)
+        if len(self._texts) > self._most:
+            print(f"pydp: note: and {len(self._texts) - self._most} more like these", file=sys.stderr)
+
+
 def si(value: float, unit: str = "") -> str:
     """A rate in three digits: 1234567 -> "1.23 M"."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

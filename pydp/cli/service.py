@@ -7,7 +7,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydp.cli.output import VERSION, plural, printable, show_json
+from pydp.cli.output import VERSION, Notes, plural, printable, show_json
 from pydp.cli.service_show import details, document, overview
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     one.add_argument("service", nargs="+", metavar="NAME|FRONTEND", help=_WHICH)
     one = action(actions, "replace", _replace, "have the services of a file and no others")
     one.add_argument("file", metavar="FILE", help="TOML, or Kubernetes manifests in YAML")
+    one.add_argument(
+        "--node", default="", metavar="NAME", help="the node of the manifests' cluster that this host is (default: its "
+        "host name)"
+    )  # fmt: skip
 
 
 def action(actions: Any, name: str, function: Any, text: str, *, change: bool = True) -> Any:
@@ -168,13 +172,15 @@ def _del(args: argparse.Namespace) -> int:
 def _replace(args: argparse.Namespace) -> int:
     from pydp.services.files import read_services
 
-    found = read_services(args.file, "service replace")
+    notes = Notes()
+    found = read_services(args.file, "service replace", node=args.node, note=notes.add)
     instance, services = opened(args.instance)
     outcome = services.replace_all(found, dry_run=args.dry_run)
     counts = (("added", outcome.added), ("changed", outcome.changed), ("deleted", outcome.deleted))
     told = ", ".join(f"{len(names)} {what}" for what, names in counts if names) or "nothing to change"
     would = "would be " if args.dry_run and told[0].isdigit() else ""
     print(printable(f"{instance}: {plural(len(found), 'service')}, {would}{told}"))
+    notes.show()
     return 0
 
 

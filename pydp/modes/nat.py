@@ -43,6 +43,9 @@ class NatOptions:
         (), "texts", "have another port of this host answer", metavar="PROTO:PORT=PORT"
     )  # fmt: skip
     services: str = option("", "text", "file of services, TOML or Kubernetes manifests in YAML", metavar="FILE")
+    node: str = option(
+        "", "text", "the node of the manifests' cluster that this host is (default: its host name)", metavar="NAME"
+    )
     masquerade: tuple[str, ...] = option(
         (), "texts", "give what is behind PREFIX the address of the device it leaves by", metavar="PREFIX[@DEV]"
     )

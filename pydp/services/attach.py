@@ -8,7 +8,7 @@ numbers stay, and with them the flows and counters that go by them. Otherwise it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,30 +31,37 @@ _NAMING = ("service", "forward", "redirect", "services")  # options that name se
 
 
 def prepared(
-    datapath: Datapath, request: Request, tables: Sequence[Mapping[str, Any]] = (), where: str = ""
+    datapath: Datapath,
+    request: Request,
+    tables: Sequence[Mapping[str, Any]] = (),
+    where: str = "",
+    note: Callable[[str], None] = lambda _text: None,
 ) -> tuple[Request, ServiceFiller | None]:
     """The request without what names services, and who sees to these; None for a mode that has none. TABLES are further
-    services; WHERE stands before the key that an error names. Raises UsageError.
+    services; WHERE stands before the key that an error names; NOTE is told what of a file was left out. Raises
+    UsageError.
     """
     if request.mode != "nat":
         if tables:
             raise UsageError(f"{where}service: mode {request.mode} has no services")
         return request, None
     options = parse_options(NatOptions, request.options)
-    rest = {key: value for key, value in request.options.items() if key not in _NAMING}
+    if options.node and not options.services:
+        raise UsageError(f"{where}node {options.node}: there are no manifests", hint="--services FILE --node NAME")
+    rest = {key: value for key, value in request.options.items() if key not in (*_NAMING, "node")}
     wanted = None
     if tables or any(key in request.options for key in _NAMING):
-        wanted = _named(options) + (from_tables(list(tables), where) if tables else [])
+        wanted = _named(options, note) + (from_tables(list(tables), where) if tables else [])
         check_all(wanted)
     return replace(request, options=rest), ServiceFiller(datapath, wanted)
 
 
-def _named(options: NatOptions) -> list[Service]:
+def _named(options: NatOptions, note: Callable[[str], None]) -> list[Service]:
     found = [parse_service(text) for text in options.service]
     found += [parse_forward(text) for text in options.forward]
     found += [parse_redirect(text) for text in options.redirect]
     found = [replace(one, source="cli") for one in found]
-    return found + (read_services(options.services) if options.services else [])
+    return found + (read_services(options.services, node=options.node, note=note) if options.services else [])
 
 
 class ServiceFiller:

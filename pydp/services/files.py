@@ -15,7 +15,7 @@ Every error is a UsageError that names the file, the service and the key.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,20 @@ class HealthOptions:
         return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
 
 
-def read_services(path: str, where: str = "--services") -> list[Service]:
-    """The services of a file, by its suffix: .toml, or .yaml and .yml for Kubernetes manifests. Raises UsageError."""
+def read_services(
+    path: str, where: str = "--services", *, node: str = "", note: Callable[[str], None] = lambda _text: None
+) -> list[Service]:
+    """The services of a file, by its suffix: .toml, or .yaml and .yml for Kubernetes manifests, as seen from NODE; NOTE
+    is told what of these was left out. Raises UsageError.
+    """
     suffix = Path(path).suffix.lower()
     if suffix in (".yaml", ".yml", ".json"):
         from pydp.services.manifests import read
 
-        services = read(path)
+        services = read(path, node=node, note=note)
     elif suffix == ".toml":
+        if node:
+            raise UsageError(f"--node {node}: {path} is no file of Kubernetes manifests, which alone have nodes")
         services = read_toml(path, where)
     else:
         raise UsageError(f"{where} {path}: neither TOML (.toml) nor Kubernetes manifests (.yaml)")

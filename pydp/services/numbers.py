@@ -39,8 +39,11 @@ class Numbers:
         Raises MapFull.
         """
         if self._next >= self._limit:
-            if (self._spare or self._load()) and (self._strict or self._spare[-1][0] + QUARANTINE <= time.time()):
-                return self._pop()
+            if self._aged_spare(1):
+                freed, number = self._spare.pop()
+                self._wait(freed)
+                self.reused.append(number)
+                return number
             if self._strict:
                 raise MapFull(
                     f"no room for one more {self._kind}: {self._limit} are taken",
@@ -49,6 +52,19 @@ class Numbers:
         self._next += 1
         return self._next - 1
 
+    def take_many(self, count: int) -> list[int]:
+        """Raises MapFull."""
+        first, fresh = self._next, min(count, max(self._limit - self._next, 0))
+        self._next += fresh
+        found = [*range(first, first + fresh)]
+        while (missing := count - len(found)) and self._aged_spare(missing):
+            some = self._spare[: -missing - 1 : -1]
+            del self._spare[-missing:]
+            self._wait(max(some)[0])
+            self.reused += (numbers := [number for _, number in some])
+            found += numbers
+        return [*found, *(self.take() for _ in range(missing))]
+
     def put_back(self) -> None:
         """Write to the database what is left. Ends the use of this object."""
         self._database.connection.executemany(
@@ -56,31 +72,51 @@ class Numbers:
         )
         self._database.set_fact(f"next_{self._kind}", self._next)
 
-    def _pop(self) -> int:
-        freed, number = self._spare.pop()
-        self.reused.append(number)
-        time.sleep(min(max(freed + QUARANTINE - time.time(), 0), QUARANTINE))
-        return number
+    def _aged_spare(self, wanted: int) -> bool:
+        """Whether there are free numbers that may be taken, if not WANTED as many; after a while, where that is
+        waited for.
+        """
+        if not (self._spare or self._load(wanted)):
+            return False
+        return self._strict or self._spare[-min(wanted, len(self._spare))][0] + QUARANTINE <= time.time()
 
-    def _load(self) -> bool:
+    @staticmethod
+    def _wait(freed: float) -> None:
+        """Until what became free then has been so for long enough."""
+        if (wait := min(freed + QUARANTINE - time.time(), QUARANTINE)) > 0:
+            time.sleep(wait)
+
+    def _load(self, wanted: int) -> bool:
         if not self._chunk:
             return False
+        self._chunk = max(self._chunk, wanted)
         connection = self._database.connection
         rows = connection.execute(
             "select freed, number from spare where kind = ? order by freed limit ?", (self._kind, self._chunk)
         ).fetchall()
         self._chunk = 8 * self._chunk if len(rows) == self._chunk else 0  # 0: there are no more
-        connection.executemany(
-            "delete from spare where kind = ? and freed = ? and number = ?", [(self._kind, *row) for row in rows]
-        )
+        if rows:
+            query = "delete from spare where kind = ? and (freed, number) <= (?, ?)"
+            connection.execute(query, (self._kind, *rows[-1]))
         self._spare = rows[::-1]
         return bool(rows)
 
 
-def give_back(connection: sqlite3.Connection, kind: str, numbers: Iterable[int]) -> None:
-    """Numbers that are free from now on."""
-    now = time.time()
-    connection.executemany("insert or replace into spare values (?, ?, ?)", [(kind, now, each) for each in numbers])
+def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """(first, last) of the runs that numbers make."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] + 1 == number:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
+
+
+def give_back(connection: sqlite3.Connection, kind: str) -> None:
+    """The numbers that are noted as leaving are free from now on."""
+    query = f"insert or replace into spare select ?, ?, number from leaving_{kind} order by number"
+    connection.execute(query, (kind, time.time()))
 
 
 class Slots:
@@ -106,6 +142,8 @@ class Slots:
     def take(self, count: int) -> tuple[int, int]:
         """(first, size) of a run of COUNT slots. Raises MapFull."""
         size = size_of(count)
+        if self._lists[size]:
+            return self._lists[size].pop(), size
         for attempt in (self._take, self._take_of_merged, self._take_of_young):
             first = attempt(size)
             if first is not None:
@@ -115,8 +153,11 @@ class Slots:
     def expect(self, counts: Iterable[int]) -> None:
         """Runs of these many slots will be taken: large runs are cut to size at once, as far as there are any."""
         for size, times in Counter(map(size_of, counts)).items():
-            if times > _CHUNK and (first := self._take(whole := 1 << (times * size).bit_length() - 1)) is not None:
+            if times <= _CHUNK:
+                continue
+            if (first := self._take(whole := 1 << (times * size).bit_length() - 1)) is not None:
                 self._lists[size] += reversed(range(first, first + whole, size))
+            self._chunks[size] = max(times - len(self._lists[size]), self._chunks[size])
 
     def put_back(self) -> None:
         """Write what is left of what was taken from the database. Ends the use of this object."""
@@ -143,14 +184,15 @@ class Slots:
 
     def _load(self, size: int) -> bool:
         """Take more free runs of SIZE from the database."""
-        if not self._chunks[size]:
+        chunk = self._chunks[size]
+        if not chunk:
             return False
-        rows = self._connection.execute(
-            "select first from room where size = ? and not (freed > ? and freed <= ?) order by first limit ?",
-            (size, self._now - QUARANTINE, self._now, self._chunks[size]),
-        ).fetchall()
-        self._chunks[size] = 8 * self._chunks[size] if len(rows) == self._chunks[size] else 0  # 0: there are no more
-        self._connection.executemany("delete from room where size = ? and first = ?", [(size, row[0]) for row in rows])
+        aged = (size, self._now - QUARANTINE, self._now)
+        query = "from room where size = ? and not (freed > ? and freed <= ?)"
+        rows = self._connection.execute(f"select first {query} order by first limit ?", (*aged, chunk)).fetchall()
+        self._chunks[size] = 8 * chunk if len(rows) == chunk else 0  # 0: there are no more
+        if rows:
+            self._connection.execute(f"delete {query} and first <= ?", (*aged, rows[-1][0]))
         self._lists[size] += [row[0] for row in reversed(rows)]
         return bool(rows)
 

@@ -22,11 +22,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ebpf.errors import LayoutMismatch
 from ebpf.maps import Map
 from ebpf.records import Record
+from pydp.services.bulk import Bulk
 from pydp.services.database import Database
 from pydp.services.model import BackendHealth, Ending, Service
 from pydp.services.numbers import Numbers, Slots, free_runs, give_back
 from pydp.services.probed import keep_health
-from pydp.services.records import FRONTEND, INDEX, LAYOUTS, TICK, NameRow, record, record_of_quiet
+from pydp.services.records import FRONTEND, INDEX, LAYOUTS, NameRow, affinity_ticks, record, record_of_quiet
 from pydp.services.rows import pack_backends, unpack_backends
 from pydp.services.stored import ALL, Change, Limits, Outcome, Stored, load, numbers_of
 
@@ -34,6 +35,8 @@ MAPS = tuple(LAYOUTS)  # those that are written
 COUNTED = "nat_failures"  # its size tells how many services are counted
 _COUNTED = 65536  # NAT_SERVICES
 _FEW = 64  # ports that are counted one by one
+# In this order: there may be a hundred thousand that went before.
+_RECORDS_LEAVING = "select number, record from leaving_backend cross join gone using (number)"
 _LEAVING = ("leaving_run", "leaving_name", "leaving_backend", "leaving_service")
 
 
@@ -91,10 +94,10 @@ class Programmer:
             change.want(wanted, before)
             outcome = change.write()
             self._note()
-            if dry_run or not (outcome.touched or outcome.deleted):
+            if dry_run or not (outcome.touched or outcome.bulk or outcome.deleted):
                 connection.execute("rollback")
                 return outcome
-        self._write(outcome.touched)
+        self._write(outcome.touched, outcome.bulk)
         return outcome
 
     @_without_collector()
@@ -166,17 +169,24 @@ class Programmer:
 
     # Maps
 
-    def _write(self, touched: Sequence[Stored]) -> None:
+    def _write(self, touched: Sequence[Stored], bulk: Bulk | None = None) -> None:
+        """BULK: further services, all of them new."""
         connection = self.database.connection
         leaving = connection.execute("select key, wild from leaving_name").fetchall()
         chosen, rest = _records(touched)
-        rest.update(connection.execute("select number, record from gone join leaving_backend using (number)"))
+        rest.update(connection.execute(_RECORDS_LEAVING))
         ports = {name.wild for one in touched for name in one.names} | {wild for _, wild in leaving}
+        if bulk:
+            ports.update(name.wild for names in bulk.names for name in names)
+            self._maps["nat_backends"].update_raw(*bulk.backend_records())
+            self._maps["nat_slots"].update_raw(*bulk.slot_records())
         ports.discard(None)
         self._update("nat_backends", chosen)
         self._write_slots(touched)
         self._write_wild(ports, leaving=True)
         self._write_frontends(touched)
+        if bulk:
+            self._maps["nat_frontends"].update_raw(*bulk.frontend_records())
         self._maps["nat_frontends"].delete_raw(b"".join(key for key, _ in leaving))
         self._write_wild(ports, leaving=False)
         self._update("nat_backends", rest)
@@ -216,8 +226,7 @@ class Programmer:
         connection = self.database.connection
         free_runs(connection, connection.execute("select first, size from leaving_run").fetchall())
         for kind in ("backend", "service"):
-            rows = connection.execute(f"select number from leaving_{kind}").fetchall()
-            give_back(connection, kind, [number for (number,) in rows])
+            give_back(connection, kind)
         for table in (*_LEAVING, "pending"):
             connection.execute(f"delete from {table}")
         self.database.set_fact("unfinished", 0)
@@ -251,8 +260,7 @@ def frontend_record(one: Stored, name: NameRow) -> bytes:
     """struct nat_frontend."""
     first, _ = one.runs.get(name.kind, (0, 0))
     count = len(one.slots(name.kind))
-    affinity = max(round(one.row.affinity / TICK), 1) if one.row.affinity else 0
-    return FRONTEND.pack(one.row.number, first, count, name.flags, affinity, 0)
+    return FRONTEND.pack(one.row.number, first, count, name.flags, affinity_ticks(one.row.affinity), 0)
 
 
 def _records(stored: Iterable[Stored]) -> tuple[dict[int, bytes], dict[int, bytes]]:

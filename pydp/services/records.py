@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pydp.services.model import ENDINGS, NUMBERS, Ending, Frontend
+from pydp.services.model import ENDINGS, NUMBERS, Ending, Frontend, Service
 from pydp.services.rows import HOST, LOCAL_ONLY, BackendRow, FrontendRow, ServiceRow, frontend_of, padded
 
 # Their layout is compared with the maps' before anything is written.
@@ -27,7 +27,7 @@ LAYOUTS = {
 AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT = 1, 2, 4, 8, 16
 PRESENT, DRAINING, MOVE, RESET = 1, 2, 4, 8
 
-_END = tuple({"move": MOVE, "reset": RESET}[ending] for ending in ENDINGS)
+ENDING_FLAGS = tuple({"move": MOVE, "reset": RESET}[ending] for ending in ENDINGS)
 _PORTS = [port.to_bytes(2, "big") for port in range(65536)]
 TICK = (1 << 24) / 1e9  # seconds
 
@@ -45,8 +45,7 @@ class NameRow(NamedTuple):
 
 def name_rows(row: ServiceRow, frontends: Sequence[FrontendRow], backends: Sequence[BackendRow]) -> list[NameRow]:
     """What is to stand in nat_frontends for a service."""
-    common = (CONSISTENT if row.scheduler == "maglev" else 0) | (AFFINITY if row.affinity else 0)
-    common |= (MASQUERADE if row.masquerade else 0) | (DSR if row.dsr else 0)
+    common = common_flags(row)
     if backends and backends[0].address == HOST:
         common |= REDIRECT
     found = []
@@ -56,16 +55,31 @@ def name_rows(row: ServiceRow, frontends: Sequence[FrontendRow], backends: Seque
             versions = sorted({back.version for back in backends}) or (4, 6)
         flags = common | (MASQUERADE if front.masquerade else 0)
         for version in versions:
-            key = NAME.pack(front.address, _PORTS[front.port], front.protocol, version)
+            key = name_key(front.address, front.port, front.protocol, version)
             kind = version | (LOCAL_ONLY if front.local_only else 0)
             found.append(NameRow(key, kind, flags, front.port if front.address == HOST else None))
     return found
 
 
+def common_flags(one: ServiceRow | Service) -> int:
+    """Flags that all frontends of a service have."""
+    flags = (CONSISTENT if one.scheduler == "maglev" else 0) | (AFFINITY if one.affinity else 0)
+    return flags | (MASQUERADE if one.masquerade else 0) | (DSR if one.dsr else 0)
+
+
+def affinity_ticks(seconds: float) -> int:
+    return max(round(seconds / TICK), 1) if seconds else 0
+
+
+def name_key(address: bytes, port: int, protocol: int, version: int) -> bytes:
+    """struct nat_name."""
+    return NAME.pack(address, _PORTS[port], protocol, version)
+
+
 def keys_of(one: Frontend) -> list[bytes]:
     """The structs nat_name that may stand for a frontend."""
     address = HOST if one.address is None else padded(one.address)
-    return [NAME.pack(address, _PORTS[one.port], NUMBERS[one.protocol], version) for version in one.versions]
+    return [name_key(address, one.port, NUMBERS[one.protocol], version) for version in one.versions]
 
 
 def frontend_of_key(key: bytes) -> Frontend:
@@ -76,7 +90,7 @@ def frontend_of_key(key: bytes) -> Frontend:
 
 def record(one: BackendRow, service: int) -> bytes:
     """struct nat_backend of one that gets connections."""
-    flags = PRESENT | _END[one.ending]
+    flags = PRESENT | ENDING_FLAGS[one.ending]
     return BACKEND.pack(one.address, _PORTS[one.port], one.version, flags, one.generation, service, 0)
 
 
@@ -87,11 +101,11 @@ def record_of_quiet(one: BackendRow, service: int, ticks: int, now: float) -> by
     deadline = 0
     if one.deadline:
         deadline = ticks + max(round((one.deadline - now) / TICK), 0) & 0xFFFFFFFF or 1
-    flags = PRESENT | DRAINING | _END[one.ending]
+    flags = PRESENT | DRAINING | ENDING_FLAGS[one.ending]
     return BACKEND.pack(one.address, _PORTS[one.port], one.version, flags, one.generation, service, deadline)
 
 
 def record_of_gone(one: BackendRow, service: int, ending: Ending | None = None) -> bytes:
     """struct nat_backend of one that is no more: it tells what becomes of its connections."""
-    flags = _END[ENDINGS.index(ending) if ending else one.ending]
+    flags = ENDING_FLAGS[ENDINGS.index(ending) if ending else one.ending]
     return BACKEND.pack(one.address, _PORTS[one.port], one.version, flags, one.generation, service, 0)

@@ -124,12 +124,18 @@ def ends_of(packed: bytes, port: int) -> list[End]:
 def service_row(
     number: int, one: Service, frontends: Sequence[FrontendRow], backends: Sequence[BackendRow]
 ) -> ServiceRow:
-    health = None if one.health is None else json.dumps(asdict(one.health))
-    packed = b"".join([_FRONTEND_ROW.pack(*row) for row in frontends])
     return ServiceRow(
-        number, one.name, one.scheduler, one.table_size, one.affinity, int(one.masquerade), int(one.dsr), health,
-        one.source, packed, pack_backends(backends)
+        number, one.name, one.scheduler, one.table_size, one.affinity, int(one.masquerade), int(one.dsr),
+        health_text(one), one.source, pack_frontends(frontends), pack_backends(backends)
     )  # fmt: skip
+
+
+def health_text(one: Service) -> str | None:
+    return None if one.health is None else json.dumps(asdict(one.health))
+
+
+def pack_frontends(rows: Iterable[FrontendRow]) -> bytes:
+    return b"".join([_FRONTEND_ROW.pack(*row) for row in rows])
 
 
 def frontend_rows(one: Service) -> list[FrontendRow]:

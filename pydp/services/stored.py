@@ -11,11 +11,13 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pydp.errors import UsageError
+from pydp.services.bulk import Bulk
 from pydp.services.database import Database
 from pydp.services.model import Ending, Service
-from pydp.services.numbers import Numbers, Slots
+from pydp.services.numbers import Numbers, Slots, runs_of
 from pydp.services.records import NameRow, frontend_of_key, name_rows, record_of_gone
 from pydp.services.rows import (
     BackendRow,
@@ -37,6 +39,7 @@ from pydp.services.schedule import maglev, random_slots
 
 ALL = -1  # in `pending`: all services
 _FEW = 500  # services that are read one by one
+_INSERT = f"insert into service values ({', '.join('?' * len(ServiceRow._fields))})"
 
 
 @dataclass(slots=True)
@@ -120,12 +123,15 @@ class Limits:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a change came to, by name of service. ``touched``: those whose maps are to be brought in line."""
+    """What a change came to, by name of service. ``touched``: those whose maps are to be brought in line; ``bulk``:
+    further ones.
+    """
 
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     touched: list[Stored] = field(default_factory=list)
+    bulk: Bulk = field(default_factory=Bulk)
 
 
 class Change:
@@ -149,9 +155,13 @@ class Change:
 
     def want(self, wanted: Mapping[str, Service | None], before: Mapping[str, Stored]) -> None:
         """Have services be as they are WANTED, None for not at all; BEFORE are those of them that there are."""
+        many = len(wanted) - len(before) > _FEW
         for name, service in wanted.items():
             old = before.get(name)
             if service is not None:
+                if many and not old and self.outcome.bulk.take(service):
+                    self.outcome.added.append(name)
+                    continue
                 new = self._stored(service, old)
                 if old and new.row == old.row._replace(runs=b""):
                     continue
@@ -182,35 +192,49 @@ class Change:
 
     def write(self) -> Outcome:
         """Raises UsageError for a frontend that another service has, MapFull."""
-        touched, many = [*self._new, *self._again], self._connection.executemany
+        touched, many, bulk = [*self._new, *self._again], self._connection.executemany, self.outcome.bulk
         new_keys = self._check_names()
         left = [run for old in (*self._before, *self._again) for run in old.runs.values()]
         many("insert or ignore into leaving_run values (?, ?)", left)
         counts = [{name.kind: len(one.slots(name.kind)) for name in one.names} for one in touched]
-        self._slots.expect(count for each in counts for count in each.values() if count)
+        self._slots.expect([*(count for each in counts for count in each.values() if count), *bulk.counts])
         for one, each in zip(touched, counts, strict=True):
             one.runs = {kind: self._slots.take(count) for kind, count in each.items() if count}
+        if bulk:
+            self._number(bulk)
         self._remove_old(new_keys)
         rows = [(*one.row[:-1], pack_runs(one.runs)) for one in self._new]
-        many(f"insert into service values ({', '.join('?' * len(ServiceRow._fields))})", rows)
+        many(_INSERT, rows)
         runs = [(pack_runs(one.runs), one.row.number) for one in self._again]
         many("update service set runs = ? where number = ?", runs)
         names = [(name.key, one.row.number, name.wild) for one in self._new for name in one.names]
         many("insert into name values (?, ?, ?)", names)
-        pending = [(one.row.number,) for one in touched] if len(touched) <= _FEW else [(ALL,)]
+        if bulk:
+            many(_INSERT, bulk.service_rows())
+            many("insert into name values (?, ?, ?)", bulk.name_rows())
+        few = len(touched) <= _FEW and not bulk
+        pending = [(one.row.number,) for one in touched] if few else [(ALL,)]
         many("insert or ignore into pending values (?)", pending)
         self._put_back()
         self.outcome.touched = touched
         return self.outcome
 
+    def _number(self, bulk: Bulk) -> None:
+        """Give out what these services need. Raises MapFull."""
+        services, backends = self._services.take_many(len(bulk)), self._backends.take_many(sum(bulk.counts))
+        first, self._generation = self._generation + 1, self._generation + len(backends)
+        bulk.number(services, backends, first, [self._slots.take(count) for count in bulk.counts])
+
     def _check_names(self) -> set[bytes]:
         """The keys of all names. Raises UsageError for one that two services have, or if there are too many."""
         owners: dict[bytes, str] = {}
-        for one in self._new:
-            for name in one.names:
-                other = owners.setdefault(name.key, one.row.name)
-                if other != one.row.name:
-                    raise _taken(name.key, other, one.row.name)
+        new = [(one.row.name, one.names) for one in self._new]
+        bulk = zip((one.name for one in self.outcome.bulk.services), self.outcome.bulk.names, strict=True)
+        for service, names in chain(new, bulk):
+            for name in names:
+                other = owners.setdefault(name.key, service)
+                if other != service:
+                    raise _taken(name.key, other, service)
         changing = {old.row.number for old in self._before}
         connection = self._connection
         if len(owners) <= _FEW:
@@ -264,8 +288,8 @@ class Change:
             )
 
     def _put_back(self) -> None:
-        reused = [(number,) for number in self._backends.reused]
-        self._connection.executemany("delete from gone where number = ?", reused)
+        reused = runs_of(self._backends.reused)
+        self._connection.executemany("delete from gone where number between ? and ?", reused)
         self._services.put_back()
         self._backends.put_back()
         self._slots.put_back()

@@ -271,6 +271,47 @@ def test_a_port_that_a_container_has(nat: MakeNat, net: Net) -> None:
     check(back, HANDED_ON, arriving(segment(own.inverse, "SA"), WORLD))
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["device", "snat"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_port_that_the_kernels_nat_gives(nat: MakeNat, net: Net, protocol: str, fixed: bool) -> None:
+    """To somebody else, and with it an address that containers are given: no two are answered alike, whoever was first,
+    and each gets its own answers.
+    """
+    address = net.vip if fixed else net.own[WORLD]
+    rig = nat(options={"snat": (f"{net.inside}={address}",)} if fixed else MASQUERADE)
+    net.routes(rig)
+
+    def packet(ends: Ends, *, back: bool = False) -> Packet:
+        return segment(ends, "SA" if back else "S") if protocol == "tcp" else datagram(ends)
+
+    def by_kernel(port: int) -> tuple[Result, int]:
+        """And the port that it leaves with."""
+        ends = Ends(address, port, net.client, 80)
+        result = rig.host(leaving(packet(ends), WORLD), WORLD, came_by=ELSEWHERE)
+        (flow,) = (flow for flow in rig.flows() if flow.original == tuple_of(ends))
+        return result, flow.reply[3]
+
+    def by_container(port: int) -> int:
+        ends = Ends(net.backend, port, net.client, 80)
+        carry(rig, packet(ends), FIRST)
+        (flow,) = (flow for flow in rig.flows() if flow.original == tuple_of(ends))
+        return flow.reply[3]
+
+    first = Ends(address, 1234, net.client, 80)
+    check(by_kernel(1234)[0], UNTOUCHED, leaving(packet(first), WORLD))
+    assert by_container(1234) != 1234
+    back = arriving(packet(first.inverse, back=True), WORLD)
+    check(rig.send(back, WORLD), UNTOUCHED, back)
+
+    assert by_container(1235) == 1235
+    second = replace(first, sport=1235)
+    result, port = by_kernel(1235)
+    assert port not in (1234, 1235)
+    check(result, HANDED_ON, leaving(packet(replace(second, sport=port)), WORLD))
+    answered = carry(rig, packet(replace(second, sport=port).inverse, back=True), WORLD)
+    check(answered, HANDED_ON, arriving(packet(second.inverse, back=True), WORLD))
+
+
 def test_a_port_that_neither_a_container_nor_a_socket_has(nat_on: MakeNat, net: Net) -> None:
     """The only one of ten that no other socket of this host has: answers are to reach the one that asked."""
     rig = nat_on("tc", options={**MASQUERADE, "ports": "40000-40009"})

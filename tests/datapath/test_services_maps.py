@@ -22,7 +22,7 @@ from ebpf.abi import Abi, codec
 from ebpf.errors import EbpfError, MapFull
 from ebpf.maps import Map, MapSpec
 from pydp.errors import UsageError
-from pydp.services import numbers
+from pydp.services import numbers, stored
 from pydp.services.database import Database
 from pydp.services.model import Backend, BackendHealth, BackendState, Frontend, Health, Service, eligible
 from pydp.services.program import Programmer
@@ -151,8 +151,10 @@ def make(abi: Abi, tmp_path: Path, requires_root: None) -> Iterator[Callable[...
         yield create
 
 
-@pytest.fixture
-def rig(make: Callable[..., Rig]) -> Rig:
+@pytest.fixture(params=[500, 0], ids=["few", "many"])
+def rig(request: pytest.FixtureRequest, make: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """So that a few services are few, and so that they are many (pydp.services.bulk)."""
+    monkeypatch.setattr(stored, "_FEW", request.param)
     return make()
 
 
@@ -482,6 +484,13 @@ def test_any_sequence_of_changes(rig: Rig, hasty: None) -> None:
             )
             for one in dice.sample(address, dice.randint(0, 5))
         ]  # fmt: skip
+        if backends and dice.random() < 0.3:  # as most services are
+            version = backends[0].address.version if backends[0].address else 4
+            plain = [replace(one, weight=7, state=BackendState.READY) for one in backends]
+            own = Frontend("tcp", ip_address(f"10.97.0.{number}" if version == 4 else f"fd97::{number}"), 80)
+            wild = replace(wild, version=version, local_only=False)
+            alike = tuple(one for one in plain if one.address and one.address.version == version)
+            return Service(f"s{number}", (own, wild), alike, health=Health("tcp"))
         return Service(f"s{number}", (*fronts, wild), tuple(backends), health=Health("tcp"))
 
     for turn in range(300):
@@ -527,15 +536,15 @@ def _reduced(answers: Answers) -> dict[str, dict[Share, float]]:
 def check_numbers(rig: Rig) -> None:
     """No slot and no number is lost, and none is had twice."""
     connection = rig.programmer.database.connection
-    stored = load(connection).values()
-    runs = [run for one in stored for run in one.runs.values()]
+    kept = load(connection).values()
+    runs = [run for one in kept for run in one.runs.values()]
     runs += [(first, size) for size, first in connection.execute("select size, first from room")]
     places = [place for first, size in runs for place in range(first, first + size)]
     assert sorted(places) == list(range(SIZES["nat_slots"]))
-    given = [row.number for one in stored for row in one.backends]
+    given = [row.number for one in kept for row in one.backends]
     given += [number for (number,) in connection.execute("select number from spare where kind = 'backend'")]
     assert sorted(given) == list(range(rig.programmer.database.fact("next_backend")))
-    services = [one.row.number for one in stored]
+    services = [one.row.number for one in kept]
     services += [number for (number,) in connection.execute("select number from spare where kind = 'service'")]
     assert sorted(services) == list(range(rig.programmer.database.fact("next_service")))
     for table in ("pending", "leaving_run", "leaving_name", "leaving_backend", "leaving_service"):

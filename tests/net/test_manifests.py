@@ -92,3 +92,17 @@ def test_a_file_that_is_wrong_changes_nothing(site: Site, tmp_path: Path) -> Non
         assert "document 1 (Service default/web): spec.ports[0].port: 80000 is not between 1 and 65535" in said
         assert site.pydp("service", "show", "-j") == before
         assert answers(site, VIP) == {ONE, TWO}
+
+
+def test_the_node_is_told(site: Site, tmp_path: Path) -> None:
+    """By policy Local the endpoints of that node answer, whatever this host is called."""
+    path = write(tmp_path / "services.yaml", local=True)
+    with serving(site.backends[0], ONE), serving(site.backends[1], TWO):
+        words = ("--hook", "tc", "--services", str(path), "--node", "other")
+        site.pydp("attach", "--mode", "nat", *words, "v0", "v1", "v2")
+        assert answers(site, EXTERNAL) == {TWO}
+        site.pydp("service", "replace", str(path), "--node", platform.node().lower())
+        assert answers(site, EXTERNAL) == {ONE}
+        site.pydp("service", "replace", str(path), "--node", "third")
+        assert answers(site, EXTERNAL) == {""}
+        assert answers(site, VIP) == {ONE, TWO}

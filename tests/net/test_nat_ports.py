@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pydp.lab import Namespace
+from tests.net.iptabling import iptables
 from tests.net.natting import Site, make_site
 from tests.net.speaking import Seen, Server, ask, client, heard, outcome, seen, stream
 from tests.net.tunnelling import NodesFactory
@@ -32,6 +33,20 @@ def site(request: pytest.FixtureRequest, module_nodes: NodesFactory) -> Iterator
         made.nat(snat=(f"10.20.2.0/23={FIXED}@eth0",)),
         Server(made.outside, "outside", node.address4),
         Server(made.outside, "outside", node.address6),
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module", params=["tc", "xdp"])
+def kerneled(request: pytest.FixtureRequest, module_nodes: NodesFactory) -> Iterator[Site]:
+    """A router whose first container is not behind a port of ours, and is masqueraded by the kernel."""
+    made = make_site(module_nodes, request.param, n=2, containers=2)
+    node, (first, second) = made.node, made.inside
+    theirs, ours = (f"{one.address4}/32@{node.dev}" for one in (first, second))
+    with (
+        iptables(made.router, [], [theirs], []),
+        made.nat(masquerade=[ours], interfaces=[node.dev, second.port]),
+        Server(made.outside, "outside", made.made[1].address4),
     ):
         yield made
 
@@ -70,6 +85,23 @@ def test_one_port_for_all(site: Site, proto: str, family: str, host_first: bool)
         peers = [(one.peer, one.port) for _, one in made]
         assert len(set(peers)) == len(speakers), peers
         assert peers[0][1] == port, "the first one keeps its port"
+        for sock, first in made:
+            if proto == "tcp":
+                stream(sock, 10_000)
+            else:
+                assert said(sock, proto) == first
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+@pytest.mark.parametrize("kernel_first", [True, False])
+def test_one_port_for_the_kernels_nat_and_ours(kerneled: Site, proto: str, kernel_first: bool) -> None:
+    """One container is masqueraded by the kernel, the other one by us, to one server from one port."""
+    port, addr = 26400 + kernel_first, there(kerneled, "4")
+    speakers = [one.ns for one in kerneled.inside[:2]][:: 1 if kernel_first else -1]
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(spoken(ns, addr, ("0.0.0.0", port), proto)) for ns in speakers]
+        assert {one.peer for _, one in made} == {kerneled.node.address4}
+        assert made[0][1].port == port != made[1][1].port
         for sock, first in made:
             if proto == "tcp":
                 stream(sock, 10_000)

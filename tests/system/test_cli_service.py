@@ -133,6 +133,39 @@ def test_replace(net: Namespace, tmp_path: Path) -> None:
     assert f"{path}: service[0].backends: 10.0.1.2:x" in no(net, "service", "replace", str(path))
 
 
+MANIFESTS = """
+{{apiVersion: v1, kind: Service, metadata: {{name: web}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}
+"""
+HEADLESS = """---
+{{apiVersion: v1, kind: Service, metadata: {{name: none{}}}, spec: {{clusterIP: None, ports: [{{port: 80}}]}}}}
+"""
+
+
+def test_what_manifests_hold_for_others_is_said(net: Namespace, tmp_path: Path) -> None:
+    """And only that: it is no error. Of many the first ten."""
+    path = tmp_path / "services.yaml"
+    path.write_text(MANIFESTS.format() + "".join(HEADLESS.format(number) for number in range(12)))
+    for words in (("service", "replace", str(path)), ("attach", "--mode", "nat", "--services", str(path), "p0", "p1")):
+        done = pydp("-n", net.name, *words)
+        assert done.returncode == 0
+        first, *rest, last = done.stderr.splitlines()
+        assert first == "pydp: note: Service default/none0: headless (clusterIP None), which is for DNS: skipped"
+        assert (len(rest), last) == (9, "pydp: note: and 2 more like these")
+        assert net.call(answers) == {"default/web": []}
+    path.write_text(MANIFESTS.format())
+    ok("-n", net.name, "service", "replace", str(path))
+
+
+def test_nodes_are_those_of_manifests(net: Namespace, tmp_path: Path) -> None:
+    path = tmp_path / "services.toml"
+    path.write_text(FILE)
+    said = no(net, "service", "replace", str(path), "--node", "a")
+    assert f"--node a: {path} is no file of Kubernetes manifests" in said
+    said = no(net, "attach", "--mode", "nat", "--node", "a", "p0", "p1")
+    assert "node a: there are no manifests" in said
+    assert net.call(answers).keys() == {"web"}
+
+
 NONSENSE = (
     (("service", "add", "tcp:10.96.0.1:80=10.0.1.2:80"), "belongs to the services web and tcp:10.96.0.1:80"),
     (("service", "add", WEB, "--name", "web"), "service web is there already"),

@@ -172,7 +172,9 @@ def take(database: Database, count: int, limit: int = 4, *, strict: bool = True)
 
 def free(database: Database, *unused: int) -> None:
     with database.transaction() as connection:
-        give_back(connection, "backend", unused)
+        connection.executemany("insert into leaving_backend values (?)", [(number,) for number in unused])
+        give_back(connection, "backend")
+        connection.execute("delete from leaving_backend")
 
 
 def test_numbers_that_were_free_for_longest_come_first(database: Database, clock: Clock) -> None:
