@@ -89,7 +89,7 @@ def vtep(ipv6: bool) -> Callable[[Nodes], Mapping[str, Any]]:
 
 
 def ipvlan(kind: str) -> Callable[[Nodes], Mapping[str, Any]]:
-    return lambda made: {"type": kind, "child": ("p0=10.9.0.1", "p1=10.9.0.2,fd09::2")}
+    return lambda made: {"type": kind, "child": ("p0=10.9.0.1", "p1=10.9.0.2")}
 
 
 ROUTED = {"routed": True, "ipv6": True, "underlay6": True}
