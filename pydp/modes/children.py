@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydp.modes.base import Context, Role, Target, View
 MAPS = frozenset({"child_ports", "child_tails"})
 TAILS = {"child_tails": "child_copies"}
 MAX_PORTS = 256  # CHILD_PORTS
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 PRESENT, PEER = 1, 2  # enum child_flag
 ETHERNET_AND_TAG = 18  # a frame may be longer than the MTU by both (is_skb_forwardable, net/core/dev.c)
 
@@ -32,6 +34,17 @@ def parse_children(texts: Sequence[str], mode: str) -> dict[str, str]:
     if len(found) + 1 > MAX_PORTS:
         raise UsageError(f"--child: {MAX_PORTS - 1} children at most, not {len(found)}")
     return found
+
+
+def is_mac(text: str) -> bool:
+    """Whether a text has the form of a MAC address."""
+    return bool(_MAC.fullmatch(text))
+
+
+def station_mac(text: str) -> bytes:
+    """A MAC address; empty if it is not that of one device."""
+    mac = bytes.fromhex(text.replace(":", ""))
+    return b"" if mac[0] & 1 or not any(mac) else mac
 
 
 def target_of(children: Mapping[str, str], names: Sequence[str], view: View, mode: str) -> Target:

@@ -8,7 +8,6 @@ that of the container's end of its veth, taken from there when attaching, or giv
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -23,10 +22,12 @@ from pydp.modes.children import (
     TAILS,
     child_indices,
     constants_of,
+    is_mac,
     parent_index,
     parent_of,
     parse_children,
     records,
+    station_mac,
     target_of,
 )
 from pydp.options import option
@@ -37,7 +38,6 @@ TYPES = {"l2": 0, "l3": 1, "l3s": 2}  # enum ipvlan_type
 FLAGS = {"bridge": 0, "private": 1, "vepa": 2}  # enum ipvlan_flag
 MAX_ADDRESSES = 4096
 _BROADCAST = IPv4Address("255.255.255.255")
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ def parse_child(name: str, text: str) -> Child:
     found: list[Address] = []
     mac = b""
     for word in filter(None, text.split(",")):
-        if _MAC.fullmatch(word) and not mac:
-            mac = bytes.fromhex(word.replace(":", ""))
-            if mac[0] & 1 or not any(mac):
+        if is_mac(word) and not mac:
+            mac = station_mac(word)
+            if not mac:
                 raise UsageError(f"--child {name}: {word} is not the address of one device")
             continue
         found.append(_address(name, word))

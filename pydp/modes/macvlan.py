@@ -7,7 +7,6 @@ there when attaching, or given. A container that changes its address needs anoth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,16 +18,17 @@ from pydp.modes.children import (
     TAILS,
     child_indices,
     constants_of,
+    is_mac,
     parent_index,
     parent_of,
     parse_children,
     records,
+    station_mac,
     target_of,
 )
 from pydp.options import option
 
 TYPES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # enum macvlan_type
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,11 @@ class MacvlanMode(Mode):
 
 
 def _check_mac(name: str, text: str) -> None:
-    if text and not _MAC.fullmatch(text):
+    if text and not is_mac(text):
         raise UsageError(
             f"--child {name}={text}: {text} is not a MAC address", hint=f"--child {name}=02:00:00:00:00:01"
         )
-    if text and (int(text[:2], 16) & 1 or not int(text.replace(":", ""), 16)):
+    if text and not station_mac(text):
         raise UsageError(f"--child {name}={text}: not the address of one device")
 
 
@@ -104,7 +104,7 @@ def _macs(options: MacvlanOptions, context: Context) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for ifindex in child_indices(context):
         name = context.view.name(ifindex)
-        mac = bytes.fromhex(given[name].replace(":", "")) if given.get(name) else context.ends.get(ifindex, b"")
+        mac = station_mac(given[name]) if given.get(name) else context.ends.get(ifindex, b"")
         if not mac and passthru:  # the kernel's device has its parent's
             mac = parent.mac
         if not mac:
