@@ -238,10 +238,15 @@ static __always_inline int hook_drop(void)
 	return TC_ACT_SHOT;
 }
 
-/* Send the frame out of a device. PEER: that is a veth, and its peer may be handed the frame at once. */
+/* Send the frame out of a device. PEER: that is a veth, and its peer may be handed the frame at once. It is then said to be for that device: the
+ * kernel does so itself since Linux 6.15 only, and else what was for another address than that of the port it came in by is dropped there
+ * (PACKET_OTHERHOST). */
 static __always_inline int hook_redirect(hook_ctx *ctx, __u32 ifindex, bool peer)
 {
-	return peer ? bpf_redirect_peer(ifindex, 0) : bpf_redirect(ifindex, 0);
+	if (!peer)
+		return bpf_redirect(ifindex, 0);
+	bpf_skb_change_type(ctx, 0 /* PACKET_HOST */);
+	return bpf_redirect_peer(ifindex, 0);
 }
 
 /* Send the frame into a device, or out of it to the next hop that the kernel finds. bcc declares the helper as it was before Linux 5.10. */

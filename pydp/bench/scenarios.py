@@ -10,6 +10,7 @@ from pydp.bench import paths
 from pydp.bench.blocks import Plan
 from pydp.bench.curves import BRIDGE_CURVES, NAT_CURVES
 from pydp.bench.floods import flood_of_frames, on_segment
+from pydp.bench.ipvlan_scenarios import IPVLAN_SCENARIOS
 from pydp.bench.macvlan_scenarios import MACVLAN_SCENARIOS
 from pydp.bench.nat_scenarios import NAT_SCENARIOS
 from pydp.bench.paths import Shape
@@ -90,4 +91,5 @@ SCENARIOS: tuple[Scenario, ...] = (
     *NAT_SCENARIOS,
     *NAT_CURVES,
     *MACVLAN_SCENARIOS,
+    *IPVLAN_SCENARIOS,
 )  # fmt: skip

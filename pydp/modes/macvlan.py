@@ -7,18 +7,28 @@ there when attaching, or given. A container that changes its address needs anoth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydp.errors import UsageError
 from pydp.modes import table
 from pydp.modes.base import Context, Entries, Mode, Role, Target, Traits, View
-from pydp.modes.children import child_indices, parent_index, parent_of, parse_children, records, slots_for, target_of
+from pydp.modes.children import (
+    MAPS,
+    TAILS,
+    child_indices,
+    constants_of,
+    is_mac,
+    parent_index,
+    parent_of,
+    parse_children,
+    records,
+    station_mac,
+    target_of,
+)
 from pydp.options import option
 
 TYPES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # enum macvlan_type
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +49,8 @@ class MacvlanMode(Mode):
     traits = Traits(
         order=40,
         depth=2,
-        maps=frozenset({"macvlan_ports", "macvlan_known", "macvlan_tails"}),
-        tails={"macvlan_tails": "macvlan_copies"},
+        maps=MAPS | {"macvlan_known"},
+        tails=TAILS,
         finishes=True,
         promiscuous=frozenset({Role.PORT, Role.PARENT}),
     )
@@ -61,10 +71,9 @@ class MacvlanMode(Mode):
     def constants(self, options: MacvlanOptions, context: Context) -> Mapping[str, int]:
         children = child_indices(context)
         return {
+            **constants_of(context),
             "PYDP_MACVLAN_TYPE": TYPES[options.type],
-            "PYDP_MACVLAN_PARENT": context.slots[parent_index(context)],
             "PYDP_MACVLAN_FIRST": context.slots[children[0]],
-            "PYDP_MACVLAN_SLOTS": slots_for(context),
             "PYDP_MACVLAN_KNOWN": len(_known(options, context)),
         }
 
@@ -74,17 +83,17 @@ class MacvlanMode(Mode):
     def entries(self, options: MacvlanOptions, context: Context) -> Entries:
         macs = {**_macs(options, context), parent_index(context): parent_of(context).mac}
         return {
-            "macvlan_ports": records(context, macs),
+            "child_ports": records(context, macs),
             "macvlan_known": dict(enumerate(_known(options, context))),
         }
 
 
 def _check_mac(name: str, text: str) -> None:
-    if text and not _MAC.fullmatch(text):
+    if text and not is_mac(text):
         raise UsageError(
             f"--child {name}={text}: {text} is not a MAC address", hint=f"--child {name}=02:00:00:00:00:01"
         )
-    if text and (int(text[:2], 16) & 1 or not int(text.replace(":", ""), 16)):
+    if text and not station_mac(text):
         raise UsageError(f"--child {name}={text}: not the address of one device")
 
 
@@ -95,7 +104,7 @@ def _macs(options: MacvlanOptions, context: Context) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for ifindex in child_indices(context):
         name = context.view.name(ifindex)
-        mac = bytes.fromhex(given[name].replace(":", "")) if given.get(name) else context.ends.get(ifindex, b"")
+        mac = station_mac(given[name]) if given.get(name) else context.ends.get(ifindex, b"")
         if not mac and passthru:  # the kernel's device has its parent's
             mac = parent.mac
         if not mac:

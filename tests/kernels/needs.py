@@ -18,8 +18,9 @@ RESULTS = "PYDP_LAB_RESULTS"  # a folder that a guest brings back
 
 @functools.cache
 def _makes(words: str) -> str:
-    """What `ip link add` has against a device of that kind; "" for nothing."""
+    """What `ip link add` has against a device of that kind; "" for nothing. It may have one below it: under0."""
     with Namespace("pt") as ns:
+        ns.run(["ip", "link", "add", "under0", "type", "veth"])
         try:
             ns.run(["ip", "link", "add", "needed0", *words.split()])
         except LabError as error:

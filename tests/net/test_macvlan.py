@@ -11,22 +11,13 @@ import pytest
 
 from pydp.datapath import Datapath, Instance
 from pydp.errors import UsageError
-from pydp.lab import Capture, Namespace, Segment, get_offload, ping, tcp_transfer, udp_sizes
+from pydp.lab import Capture, Segment, get_offload, ping, tcp_transfer, udp_sizes
 from tests.net.bridging import OFFLOADS, SegmentFactory, attach, attached, count, detach, mac, verdicts
+from tests.net.sharing import HOST, HOST6, give_addresses
 
 pytestmark = pytest.mark.usefixtures("requires_root", "bpffs")
 
-HOST, HOST6 = "10.0.9.1", "fd00::9:1"
 TYPES = ("private", "vepa", "bridge")
-
-
-def give_addresses(ns: Namespace, dev: str) -> None:
-    """Addresses of the host itself, in the subnet of all others."""
-    for key in ("all", "default", dev):
-        ns.sysctl(f"ipv6.conf.{key}.disable_ipv6", 0)
-        ns.sysctl(f"ipv6.conf.{key}.accept_dad", 0)
-    ns.run(["ip", "address", "add", f"{HOST}/16", "dev", dev])
-    ns.run(["ip", "address", "add", f"{HOST6}/64", "dev", dev, "nodad"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def test_suites_stand_for_their_scenarios() -> None:
 
 def test_a_quick_run_has_all_suites_and_leaves_out_what_is_long() -> None:
     quick, suite = choose(quick=True), choose("nat", quick=True)
-    assert {name.partition("-")[0] for name in quick} == {"bridge", "vxlan", "ipip", "nat", "macvlan", "cost"}
+    assert {name.partition("-")[0] for name in quick} == {"bridge", "vxlan", "ipip", "nat", "macvlan", "ipvlan", "cost"}
     assert "nat-program" not in (*quick, *suite)
     assert choose("nat-program", quick=True) == ["nat-program"]
     assert choose("bridge-size", quick=True) == choose("bridge-size") != []

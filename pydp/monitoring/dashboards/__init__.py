@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-from pydp.monitoring.dashboards.modes import BRIDGE, IPIP, MACVLAN, NAT, VXLAN
+from pydp.monitoring.dashboards.modes import BRIDGE, IPIP, IPVLAN, MACVLAN, NAT, VXLAN
 from pydp.monitoring.dashboards.overview import OVERVIEW
 from pydp.monitoring.dashboards.plots import Board
 
-BOARDS: tuple[Board, ...] = (OVERVIEW, BRIDGE, VXLAN, IPIP, NAT, MACVLAN)
+BOARDS: tuple[Board, ...] = (OVERVIEW, BRIDGE, VXLAN, IPIP, NAT, MACVLAN, IPVLAN)
 
 
 def rendered() -> dict[str, str]:

@@ -101,3 +101,8 @@ MACVLAN = _board(
     "Containers with MAC addresses of their own on one device: frames by a look-up, without a bridge.",
     {},
 )
+IPVLAN = _board(
+    "ipvlan",
+    "Containers with IP addresses of their own on one device, and its MAC address: packets by a look-up.",
+    {},
+)
