@@ -7,13 +7,13 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM end things as Ctrl-C does: what was built is taken down, which a second one does not cut short. A
-    signal that was ignored stays so. For the main thread.
+    """Have SIGTERM, and a terminal that goes away, end things as Ctrl-C does: what was built is taken down, which a
+    second one does not cut short. A signal that was ignored stays so. For the main thread.
     """
 
     def interrupt(_number: int, _frame: object) -> None:

@@ -22,12 +22,12 @@ import pytest
 
 from pydp.kernel import namespace_cookie
 from pydp.lab import Namespace, syscalls
-from pydp.lab.stories import NAMES, building, find, standing
+from pydp.lab.stories import NAMES, building, find, processes, standing
 from pydp.lab.stories.commands import parse
+from pydp.lab.stories.leftovers import PREFIX, has_pins
 from pydp.lab.stories.model import Experiment, Step, Topology
 from pydp.lab.stories.results import DONE, FAILED, SKIPPED
 from pydp.lab.stories.running import play
-from pydp.lab.stories.stage import PREFIX, has_pins
 from tests.system import bench as process
 from tests.system.cli import COMMAND, ok, ok_json, refused
 
@@ -201,20 +201,45 @@ STEPS = [
 @pytest.mark.parametrize(("name", "via", "number"), STEPS)
 def test_an_interrupt_in_any_step_leaves_nothing(name: str, via: str, number: int, files: Path) -> None:
     chance = random.Random(f"{name} {number}")
-    with process.started([*COMMAND, "lab", "run", name, "--via", via]) as child:
+    delay = chance.uniform(0, 0.5)
+    while not _interrupted(["lab", "run", name, "--via", via], number, delay, chance, files):
+        delay /= 3  # all steps were done by then
+        assert delay > 1e-4
+
+
+def _interrupted(words: list[str], number: int, delay: float, chance: random.Random, files: Path) -> bool:
+    """Send a signal so many seconds after a step began, and look for traces. False when it came too late."""
+    with process.started([*COMMAND, *words]) as child:
         _read_until(child, f"{number + 1}. ")
-        time.sleep(chance.uniform(0, 0.5))
+        child.send_signal(signal.SIGSTOP)
         cookies = _cookies(child.pid)
-        child.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
+        child.send_signal(signal.SIGCONT)
+        time.sleep(delay)
+        sent = chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+        child.send_signal(sent)
         _, err = child.communicate(timeout=60)
-        if child.returncode == 0:  # the last step was done by then
-            assert number == len(find(name).ways[via].steps) - 1
-        else:
-            assert (child.returncode, err.strip()) == (130, "Interrupted; all of it is taken down again.")
     assert cookies
     assert process.traces(PREFIX, child.pid) == []
     assert processes_of(child.pid) == []
     assert not [cookie for cookie in cookies if has_pins(cookie)]
+    assert list(files.iterdir()) == []
+    if child.returncode in (0, -sent):
+        return False
+    assert (child.returncode, err.strip()) == (130, "Interrupted; all of it is taken down again.")
+    return True
+
+
+def test_what_a_killed_run_has_left_goes_with_the_next(files: Path) -> None:
+    with process.started([*COMMAND, "lab", "run", "tuntap", "--via", "kernel"]) as child:
+        _read_until(child, "3. ")
+        child.kill()
+        child.communicate()
+    (folder,) = files.iterdir()
+    assert len(processes.marked(folder)) >= 2
+    assert process.traces(PREFIX, child.pid)
+    ok("lab", "run", "veth", "--via", "kernel")
+    assert processes.marked(folder) == []
+    assert process.traces(PREFIX, child.pid) == []
     assert list(files.iterdir()) == []
 
 
@@ -247,14 +272,15 @@ class TestStanding:
         noted = standing.standing()["tuntap"]
         names = {node: name for node, (name, _) in noted.namespaces.items()}
         assert all(f"ip netns exec {name} bash" in text for name in names.values())
-        assert len(noted.processes) == 3
+        running = processes.marked(noted.folder)
+        assert len(running) == 3
         ping = ["ip", "netns", "exec", names["c1"], "ping", "-c", "1", "-W", "2", "1.2.4.100"]
         assert subprocess.run(ping, capture_output=True, check=False).returncode == 0
         assert {one["name"]: one["up"] for one in ok_json("lab", "list", "--json")["stories"]}["tuntap"]
         assert "tuntap stands already" in refused("lab", "up", "tuntap", status=2)
-        assert "5 namespaces" not in ok("lab", "down", "tuntap")
+        assert "tuntap: 4 namespaces and 3 processes removed" in ok("lab", "down", "tuntap")
         assert not [name for name in names.values() if (syscalls.DIRECTORY / name).exists()]
-        assert not [pid for pid, _ in noted.processes if Path(f"/proc/{pid}").exists()]
+        assert not [pid for pid in running if Path(f"/proc/{pid}/cwd").exists()]  # a zombie has none
         assert list(files.iterdir()) == []
         assert "tuntap" not in standing.standing()
         assert "does not stand" in refused("lab", "down", "tuntap", status=3)
@@ -292,10 +318,15 @@ class TestStanding:
         assert list(files.iterdir()) == []
 
     def test_after_a_kill_down_removes_what_there_is(self, files: Path) -> None:
+        folder = standing.AREA / "iptables"
         with process.started([*COMMAND, "lab", "up", "iptables", "--via", "kernel"]) as child:
-            _read_until(child, "3. ")
+            _read_until(child, "1. ")
+            while len(processes.marked(folder)) < 3:
+                time.sleep(0.01)
             child.kill()
             child.communicate()
-        ok("lab", "down", "iptables")
+        assert "iptables: 4 namespaces" in ok("lab", "down", "iptables")
+        assert processes.marked(folder) == []
+        assert not folder.exists()
         assert list(syscalls.DIRECTORY.glob("lab-iptables-*")) == []
         assert list(files.iterdir()) == []
