@@ -92,6 +92,13 @@ def test_a_wire_may_come_back_to_its_node() -> None:
     assert drawing.text(box, {}).splitlines() == ["┌─ box ─┐", "│ v0    ├─┐", "│ v1    ├─┘", "└───────┘"]
 
 
+def test_what_comes_later_is_drawn_and_not_built() -> None:
+    nodes = (node("a", port("x", "10.0.0.1/24")), node("b", port("y"), column=1))
+    later = Topology(nodes, later=("a:x b:y",))
+    assert drawing.text(later, {}) == drawing.text(Topology(nodes, ("a:x b:y",)), {})
+    assert not any("type veth" in line or "10.0.0.1" in line for line in building.commands(later))
+
+
 @pytest.mark.parametrize(("column", "word"), [(2, "skips"), (0, "stays in")])
 def test_a_wire_that_cannot_be_drawn(column: int, word: str) -> None:
     apart = Topology((node("a", port("x")), node("c", column=1), node("b", port("y"), column=column)), ("a:x b:y",))

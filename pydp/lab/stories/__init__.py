@@ -15,7 +15,7 @@ import importlib
 from pydp.errors import UsageError
 from pydp.lab.stories.model import Story
 
-NAMES = ("namespace", "veth", "bridge", "tuntap", "iptables", "ipip", "vxlan", "ebpf")
+NAMES = ("namespace", "veth", "bridge", "tuntap", "iptables", "ipip", "vxlan", "macvlan", "ebpf")
 
 
 def find(name: str) -> Story:

@@ -38,9 +38,14 @@ def _pinged(number: int, wanted: Callable[[int, int], bool]) -> Check:
         if not found:
             return Finding(wanted(0, 0) and output.status != 0, f"ping: {_said(output)}")
         sent, received = int(found[1]), int(found[2])
-        return Finding(wanted(sent, received), f"{received} of {sent} echo requests answered")
+        return Finding(wanted(sent, received), f"{_who(output)}{received} of {sent} echo requests answered")
 
     return check
+
+
+def _who(output: Output) -> str:
+    words = output.command.split()
+    return f"{words[3]} to {words[-1]}: " if words[:3] == ["ip", "netns", "exec"] else ""
 
 
 def works(number: int = -1) -> Check:
@@ -126,7 +131,8 @@ def _matching(seen: Seen, place: str, pattern: str) -> list[str]:
 
 def _told(seen: Seen, place: str, pattern: str, found: list[str]) -> str:
     if found:
-        return f"at {place}: {_network(found[0])}"
+        number = f" {len(found)} times" if len(found) > 1 else ""
+        return f"at {place}{number}: {_network(found[0])}"
     return f"at {place}: no {_plainly(pattern)} among {len(seen.captures[place])} packets"
 
 
