@@ -108,9 +108,7 @@ def test_a_wire_that_cannot_be_drawn(column: int, word: str) -> None:
 
 def test_the_commands_that_build_it() -> None:
     found = list(building.commands(TOPOLOGY))
-    wire = (
-        "ip link add eth0 address 02:00:00:00:00:01 netns a type veth peer name p0 address 02:00:00:00:00:02 netns sw"
-    )
+    wire = "ip -n a link add eth0 address 02:00:00:00:00:01 type veth peer name p0 address 02:00:00:00:00:02 netns sw"
     assert wire in found
     assert found[-1] == "ip -n b route add default via 10.0.0.1"
     assert any("net.ipv4.ip_forward=1" in line for line in found if line.startswith("ip netns exec sw "))

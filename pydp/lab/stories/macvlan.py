@@ -58,7 +58,8 @@ _LAN_STEP = Step(
 def _made(number: int, kind: str, mac: str = "") -> tuple[str, ...]:
     address = f" address {mac}" if mac else ""
     return (
-        f"ip -n host link add link eth0 name eth0{address} netns c{number} type macvlan mode {kind}",
+        f"ip -n host link add link eth0 name m{number}{address} type macvlan mode {kind}",
+        f"ip -n host link set m{number} netns c{number} name eth0",
         f"ip -n c{number} addr add 10.0.0.{number}/24 dev eth0",
         f"ip -n c{number} link set eth0 up",
     )
@@ -206,7 +207,7 @@ _KERNEL = (
         why="It has one child, and cannot be changed to or from. The child has its parent's address.",
     ),
     *_PASSTHRU,
-    _another("ip -n host link add link eth0 name eth0 netns c2 type macvlan mode passthru", "Invalid argument"),
+    _another("ip -n host link add link eth0 name m2 type macvlan mode passthru", "Invalid argument"),
 )
 _REPLACE = "pydp -n host attach --mode macvlan --name macvlan"  # with other ports it has to be named
 _EBPF = (
