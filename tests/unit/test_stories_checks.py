@@ -37,6 +37,9 @@ CASES = [
     (checks.document(lambda found: (found["a"] == 1, "a number")), seen(output('{"a": 1}')), seen(output('{"a": 2}'))),
     (checks.document(lambda found: (found["a"] == 1, "a number")), seen(output('{"a": 1}')), seen(output("{}"))),
     (checks.document(lambda found: (found["a"] == 1, "a number")), seen(output('{"a": 1}')), seen(output("no JSON"))),
+    (checks.learned({"m": "p1"}), seen(output('[{"mac": "m", "ifname": "p1"}]')), seen(output("[]"))),
+    (checks.learned({"m": "p1"}), seen(output('{"entries": [{"mac": "m", "ifname": "p1"}, {"mac": "n"}]}')),
+     seen(output('{"entries": [{"mac": "m", "ifname": "p2"}]}'))),
     (checks.both(checks.works(), checks.prints("x")), seen(output("x")), seen(output("y"))),
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydp.lab.stories.model import Check, Finding, Output, Seen
@@ -103,6 +103,17 @@ def document(what: Callable[[Any], tuple[bool, str]], number: int = -1) -> Check
             return Finding(False, f"{_said(output)} ({error!r})")
 
     return check
+
+
+def learned(wanted: Mapping[str, str], number: int = -1) -> Check:
+    """An FDB has each MAC address at its port, in the shape that `bridge -json` and `pydp --json` have in common."""
+
+    def look(found: Any) -> tuple[bool, str]:
+        entries = found["entries"] if isinstance(found, dict) else found
+        at = {one["mac"]: one["ifname"] for one in entries if one["mac"] in wanted}
+        return at == wanted, ", ".join(f"{mac} at {name}" for mac, name in at.items()) or "none of those"
+
+    return document(look, number)
 
 
 def captured(place: str, pattern: str, least: int = 1) -> Check:

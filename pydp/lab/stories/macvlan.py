@@ -195,7 +195,7 @@ def _another(command: str, said: str) -> Step:
 
 _KERNEL = (
     _LAN_STEP,
-    Step("Two macvlan devices, type private", _kernel("private")),
+    Step("Type private", _kernel("private"), why="A device in each container, on the host's own."),
     *_PRIVATE,
     Step("Type vepa", _kernel("vepa")),
     *_VEPA,
@@ -213,7 +213,7 @@ _REPLACE = "pydp -n host attach --mode macvlan --name macvlan"  # with other por
 _EBPF = (
     _LAN_STEP,
     Step(
-        "Mode macvlan, type private",
+        "Type private",
         _pydp("private"),
         why="Containers keep their veths, as with a bridge. The address that counts is that of the container's end.",
     ),
