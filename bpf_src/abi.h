@@ -49,7 +49,7 @@ enum verdict {
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
 	DROP_SAME_PORT = 41, /* destination is on the port it came from */
-	DROP_ISOLATED = 42, /* both ports are isolated */
+	DROP_ISOLATED = 42, /* both ports are isolated, or private children of one parent */
 	DROP_MTU = 43, /* longer than the MTU of the port it would leave by */
 	DROP_VLAN_INGRESS = 44, /* port is not a member of the VLAN it came with */
 	DROP_VLAN_EGRESS = 45, /* port it would leave by is not a member of its VLAN */
@@ -65,6 +65,8 @@ enum verdict {
 	DROP_ENDED = 55, /* of a connection whose backend has gone */
 	DROP_CHECKSUM = 56, /* an ICMP error whose checksum is wrong: what it quotes cannot be translated */
 	DROP_ERROR = 57, /* a helper failed when part of the packet was written already */
+	DROP_GROUP = 58, /* multicast or broadcast, where only packets for one receiver are routed */
+	DROP_PROTOCOL = 59, /* of a protocol that goes no further: where IP is routed, or a pause frame */
 };
 
 enum verdict_class {

@@ -9,15 +9,9 @@
 
 #define MACVLAN_PAUSE 0x8808 /* ETH_P_PAUSE */
 
-enum macvlan_note {
-	MACVLAN_EXCEPT = 0, /* slot that gets no copy */
-	MACVLAN_ONWARD = 1, /* the frame came from a child and goes on out of the parent */
-	MACVLAN_LENGTH = 2, /* its length as child_length() has it */
-};
-
 static __always_inline enum verdict macvlan_send(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
-	return child_send(ctx, packet, macvlan_ports.lookup(&slot));
+	return child_send(ctx, packet, child_ports.lookup(&slot));
 }
 
 /* Is it a frame that is not copied (macvlan_broadcast)? The kernel sees the ethertype behind a tag that it has taken off, not in front of the
@@ -25,17 +19,6 @@ static __always_inline enum verdict macvlan_send(hook_ctx *ctx, struct packet *p
 static __always_inline bool macvlan_is_pause(const struct packet *packet, const __u16 most)
 {
 	return packet->ethertype == bpf_htons(MACVLAN_PAUSE) && packet->tags <= most;
-}
-
-/* A frame for all children but EXCEPT: say what macvlan_copies() needs to know. */
-static __always_inline enum verdict macvlan_flood(hook_ctx *ctx, struct packet *packet, __u32 except, bool onward)
-{
-	if (!HOOK_FLOODS)
-		return PUNT_FLOOD;
-	hook_note(ctx, MACVLAN_EXCEPT, except);
-	hook_note(ctx, MACVLAN_ONWARD, onward);
-	hook_note(ctx, MACVLAN_LENGTH, child_length(ctx, packet));
-	return FLOOD_PORTS;
 }
 
 /* A group frame in by the parent (macvlan_handle_frame, macvlan_multicast_rx). One with a child's source was sent back by the switch. */
@@ -49,7 +32,7 @@ static __always_inline enum verdict macvlan_group_in(hook_ctx *ctx, struct packe
 		return PASS_UNCLAIMED;
 	if (macvlan_is_pause(packet, 1))
 		return PASS_UNCLAIMED;
-	return macvlan_flood(ctx, packet, sender, false);
+	return child_flood(ctx, packet, sender, false);
 }
 
 static __always_inline enum verdict macvlan_parent(hook_ctx *ctx, struct packet *packet)
@@ -61,8 +44,7 @@ static __always_inline enum verdict macvlan_parent(hook_ctx *ctx, struct packet 
 	__u32 child = macvlan_child(packet->dest);
 	if (child != CHILD_NOBODY)
 		return macvlan_send(ctx, packet, child);
-	__u32 slot = PYDP_MACVLAN_PARENT;
-	struct child_port *parent = macvlan_ports.lookup(&slot);
+	struct child_port *parent = child_parent();
 	return parent && packet->dest == parent->mac ? PUNT_LOCAL : PASS_UNCLAIMED;
 }
 
@@ -72,33 +54,15 @@ static __always_inline enum verdict macvlan_stage(hook_ctx *ctx, struct packet *
 	if (STAGE_CONSTANT(STAGE_MACVLAN, CONSTANT_ROLE) == ROLE_PARENT)
 		return macvlan_parent(ctx, packet);
 	if (PYDP_MACVLAN_TYPE != MACVLAN_BRIDGE)
-		return macvlan_send(ctx, packet, PYDP_MACVLAN_PARENT);
+		return macvlan_send(ctx, packet, PYDP_CHILD_PARENT);
 	if (is_group(packet->dest) && !macvlan_is_pause(packet, 0))
-		return macvlan_flood(ctx, packet, slot, true);
+		return child_flood(ctx, packet, slot, true);
 	__u32 child = is_group(packet->dest) ? CHILD_NOBODY : macvlan_child(packet->dest);
-	return macvlan_send(ctx, packet, child == CHILD_NOBODY ? PYDP_MACVLAN_PARENT : child);
-}
-
-/* Copy the frame to the children, then let it go its way: out of the parent, or up to the host. */
-int macvlan_copies(hook_ctx *ctx)
-{
-	__u32 except = hook_noted(ctx, MACVLAN_EXCEPT), onward = hook_noted(ctx, MACVLAN_ONWARD),
-	      length = hook_noted(ctx, MACVLAN_LENGTH), parent = PYDP_MACVLAN_PARENT;
-	for (__u32 i = 0; i < PYDP_MACVLAN_SLOTS; i++) {
-		__u32 slot = i;
-		struct child_port *out = macvlan_ports.lookup(&slot);
-		if (out && out->flags & CHILD_PRESENT && i != except && i != parent && length <= out->max_length)
-			hook_copy(ctx, out->ifindex);
-	}
-	if (!onward)
-		return hook_pass();
-	struct child_port *out = macvlan_ports.lookup(&parent);
-	return out && length <= out->max_length ? hook_redirect(ctx, out->ifindex, false) : hook_drop();
+	return macvlan_send(ctx, packet, child == CHILD_NOBODY ? PYDP_CHILD_PARENT : child);
 }
 
 /* What is left to do for a verdict after it was counted. */
 static __always_inline void macvlan_finish(hook_ctx *ctx, enum verdict verdict)
 {
-	if (HOOK_FLOODS && verdict == FLOOD_PORTS)
-		macvlan_tails.call(ctx, 0);
+	child_finish(ctx, verdict);
 }

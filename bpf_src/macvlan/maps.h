@@ -11,12 +11,8 @@ enum macvlan_type {
 	MACVLAN_PASSTHRU = 8, /* one child that gets everything */
 };
 
-/* Written by Python. Index: slot. */
-BPF_TABLE("array", __u32, struct child_port, macvlan_ports, CHILD_PORTS);
 /* Written by Python: slot of each child by its MAC address. See lib/table.h. */
 BPF_TABLE("array", __u32, struct table_bucket, macvlan_known, PYDP_MACVLAN_KNOWN);
-/* Written by Python: macvlan_copies(), so that the loop over the children is verified once and not in every port's program. */
-BPF_PROG_ARRAY(macvlan_tails, 1);
 
 /* The slot of the child with that address, or CHILD_NOBODY. */
 static __always_inline __u32 macvlan_child(__u64 mac)

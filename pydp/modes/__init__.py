@@ -10,12 +10,14 @@ from pydp.modes.base import Mode
 from pydp.modes.bridge import BridgeMode
 from pydp.modes.count import CountMode
 from pydp.modes.ipip import IpipMode
+from pydp.modes.ipvlan import IpvlanMode
 from pydp.modes.macvlan import MacvlanMode
 from pydp.modes.nat import NatMode
 from pydp.modes.vxlan import VxlanMode
 
 MODES: Mapping[str, Mode] = {
-    mode.name: mode for mode in (CountMode(), BridgeMode(), VxlanMode(), IpipMode(), NatMode(), MacvlanMode())
+    mode.name: mode
+    for mode in (CountMode(), BridgeMode(), VxlanMode(), IpipMode(), NatMode(), MacvlanMode(), IpvlanMode())
 }
 
 

@@ -10,6 +10,8 @@ from pydp.errors import UsageError
 from pydp.model import Link
 from pydp.modes.base import Context, Role, Target, View
 
+MAPS = frozenset({"child_ports", "child_tails"})
+TAILS = {"child_tails": "child_copies"}
 MAX_PORTS = 256  # CHILD_PORTS
 PRESENT, PEER = 1, 2  # enum child_flag
 ETHERNET_AND_TAG = 18  # a frame may be longer than the MTU by both (is_skb_forwardable, net/core/dev.c)
@@ -75,11 +77,15 @@ def records(context: Context, macs: Mapping[int, bytes]) -> dict[int, tuple[Any,
     found = {}
     for ifindex, slot in context.slots.items():
         flags = PRESENT | (PEER if ifindex in context.peers else 0)
-        length = context.view.links[ifindex].mtu + ETHERNET_AND_TAG
-        found[slot] = (int.from_bytes(macs[ifindex], "little"), ifindex, length, flags)
+        link = context.view.links[ifindex]
+        both = (int.from_bytes(one, "little") for one in (macs[ifindex], link.mac))
+        found[slot] = (*both, ifindex, link.mtu + ETHERNET_AND_TAG, flags)
     return found
 
 
-def slots_for(context: Context) -> int:
-    """How many slots there are to loop over."""
-    return max(context.slots.values()) + 1
+def constants_of(context: Context) -> dict[str, int]:
+    """What lib/child.h needs: the parent's slot, and how many slots there are to loop over."""
+    return {
+        "PYDP_CHILD_PARENT": context.slots[parent_index(context)],
+        "PYDP_CHILD_SLOTS": max(context.slots.values()) + 1,
+    }

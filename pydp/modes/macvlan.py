@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pydp.errors import UsageError
 from pydp.modes import table
 from pydp.modes.base import Context, Entries, Mode, Role, Target, Traits, View
-from pydp.modes.children import child_indices, parent_index, parent_of, parse_children, records, slots_for, target_of
+from pydp.modes.children import (
+    MAPS,
+    TAILS,
+    child_indices,
+    constants_of,
+    parent_index,
+    parent_of,
+    parse_children,
+    records,
+    target_of,
+)
 from pydp.options import option
 
 TYPES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # enum macvlan_type
@@ -39,8 +49,8 @@ class MacvlanMode(Mode):
     traits = Traits(
         order=40,
         depth=2,
-        maps=frozenset({"macvlan_ports", "macvlan_known", "macvlan_tails"}),
-        tails={"macvlan_tails": "macvlan_copies"},
+        maps=MAPS | {"macvlan_known"},
+        tails=TAILS,
         finishes=True,
         promiscuous=frozenset({Role.PORT, Role.PARENT}),
     )
@@ -61,10 +71,9 @@ class MacvlanMode(Mode):
     def constants(self, options: MacvlanOptions, context: Context) -> Mapping[str, int]:
         children = child_indices(context)
         return {
+            **constants_of(context),
             "PYDP_MACVLAN_TYPE": TYPES[options.type],
-            "PYDP_MACVLAN_PARENT": context.slots[parent_index(context)],
             "PYDP_MACVLAN_FIRST": context.slots[children[0]],
-            "PYDP_MACVLAN_SLOTS": slots_for(context),
             "PYDP_MACVLAN_KNOWN": len(_known(options, context)),
         }
 
@@ -74,7 +83,7 @@ class MacvlanMode(Mode):
     def entries(self, options: MacvlanOptions, context: Context) -> Entries:
         macs = {**_macs(options, context), parent_index(context): parent_of(context).mac}
         return {
-            "macvlan_ports": records(context, macs),
+            "child_ports": records(context, macs),
             "macvlan_known": dict(enumerate(_known(options, context))),
         }
 

@@ -140,5 +140,5 @@ def test_every_child_is_found(rig_on: Callable[..., Rig], count: int) -> None:
 def test_a_child_that_is_gone_gets_nothing(rig: MakeRig) -> None:
     """Its slot is cleared in a replace before the table of addresses changes with the program."""
     made = rig_of(rig, "bridge")
-    made.maps["macvlan_ports"].set(1, (0, 0, 0, 0, 0))
+    made.maps["child_ports"].set(1, (0, 0, 0, 0, 0, 0))
     assert made.send(eth(1, OUTSIDE)).verdict == "DROP_PORT_DOWN"

@@ -15,6 +15,7 @@ from tests.datapath.frames import BROADCAST, IP, TCP, Dot1AD, Ether, IPv6, IPv6E
 from tests.datapath.harness import DROP, PASS, REDIRECT, Rig
 from tests.datapath.test_bridge import adopting
 
+CHILDREN = {"child": ("p1=10.0.0.1", "p2=10.0.0.2,fd00::2")}
 VLANS = {"vlan_filtering": True, "vlan": ("p0=10:pvid:untagged", "p1=10", "p2=10:untagged")}
 RIGS: Mapping[str, Mapping[str, Any]] = {
     "bridge": {},
@@ -22,6 +23,7 @@ RIGS: Mapping[str, Mapping[str, Any]] = {
     "bridge adopting": adopting(),
     "count": {"modes": ("count",)},
     "count and bridge with VLANs": {"modes": ("count", "bridge"), "options": VLANS},
+    **{f"ipvlan {kind}": {"modes": ("ipvlan",), "options": {"type": kind, **CHILDREN}} for kind in ("l2", "l3", "l3s")},
     "macvlan": {"modes": ("macvlan",), "options": {"child": ("p1", "p2", "p3")}},
 }
 HEADERS = {"dst": mac(2), "src": mac(1)}

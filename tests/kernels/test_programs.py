@@ -88,6 +88,10 @@ def vtep(ipv6: bool) -> Callable[[Nodes], Mapping[str, Any]]:
     return options
 
 
+def ipvlan(kind: str) -> Callable[[Nodes], Mapping[str, Any]]:
+    return lambda made: {"type": kind, "child": ("p0=10.9.0.1", "p1=10.9.0.2,fd09::2")}
+
+
 ROUTED = {"routed": True, "ipv6": True, "underlay6": True}
 NAT = {"service": ("tcp:192.0.2.1:80=10.20.0.1:8080",), "masquerade": ("10.20.0.0/24",)}
 CASES = {
@@ -116,6 +120,9 @@ CASES = {
         "ipip", device=underlay, before=tunnel_device("type gre"), needs="type gre local 192.0.2.1", lab=ROUTED
     ),
     "macvlan": Case("macvlan", lambda made: {"child": made[0].ports}, underlay),
+    "ipvlan": Case("ipvlan", ipvlan("l3"), underlay),
+    "ipvlan, l2": Case("ipvlan", ipvlan("l2"), underlay),
+    "ipvlan, l3s": Case("ipvlan", ipvlan("l3s"), underlay),
     "nat": Case("nat", lambda made: NAT, lab=ROUTED),
     "nat, accounting": Case("nat", lambda made: {**NAT, "accounting": True}, lab=ROUTED),
 }  # fmt: skip

@@ -23,6 +23,11 @@ def mac(number: int) -> bytes:
     return bytes([2, 0, 0, 0, 0, number])
 
 
+def number(last: int) -> int:
+    """An address as the maps have it."""
+    return int.from_bytes(mac(last), "little")
+
+
 def view(**port: Any) -> View:
     links = {index: Link(index, name, mac=mac(index), mtu=1500) for index, name in ((ETH0, "eth0"), (V1, "v1"))}
     links[V2] = replace(Link(V2, "v2", mac=mac(V2), mtu=1400), **port)
@@ -83,11 +88,11 @@ def test_the_parent_comes_first_and_has_its_role() -> None:
 
 def test_entries() -> None:
     given, context = made(child=("v1", "v2=02:00:00:00:00:99"))
-    ports = MODE.entries(given, context)["macvlan_ports"]
+    ports = MODE.entries(given, context)["child_ports"]
     assert ports == {
-        0: (int.from_bytes(mac(ETH0), "little"), ETH0, 1518, 1),
-        1: (int.from_bytes(mac(0x51), "little"), V1, 1518, 1),
-        2: (int.from_bytes(mac(0x99), "little"), V2, 1418, 3),
+        0: (number(ETH0), number(ETH0), ETH0, 1518, 1),
+        1: (number(0x51), number(V1), V1, 1518, 1),
+        2: (number(0x99), number(V2), V2, 1418, 3),
     }
     (bucket,) = MODE.entries(given, context)["macvlan_known"].values()
     known = {key.to_bytes(8, "little")[:6]: slot for key, slot in zip(*bucket[:2], strict=True) if key}
@@ -98,9 +103,9 @@ def test_entries() -> None:
 def test_constants(kind: str, number: int) -> None:
     assert MODE.constants(*made(type=kind)) == {
         "PYDP_MACVLAN_TYPE": number,
-        "PYDP_MACVLAN_PARENT": 0,
+        "PYDP_CHILD_PARENT": 0,
         "PYDP_MACVLAN_FIRST": 1,
-        "PYDP_MACVLAN_SLOTS": 3,
+        "PYDP_CHILD_SLOTS": 3,
         "PYDP_MACVLAN_KNOWN": 1,
     }
 
@@ -114,7 +119,7 @@ def test_an_address_that_cannot_be_seen_has_to_be_given() -> None:
 
 def test_passthru_has_the_parents_address_where_none_is_known() -> None:
     given, context = made(ends=False, child=("v1",), type="passthru")
-    assert MODE.entries(given, context)["macvlan_ports"][1][0] == int.from_bytes(mac(ETH0), "little")
+    assert MODE.entries(given, context)["child_ports"][1][0] == int.from_bytes(mac(ETH0), "little")
 
 
 @pytest.mark.parametrize(
