@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
+from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -30,3 +32,27 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Have what would interrupt the block do so at its end. Outside the main thread nothing would."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[signal.Signals, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((signal.Signals(number), frame))
+
+    found = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number, frame in came[:1]:
+            before[number](number, frame)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from pydp.bench.interrupt import postponed
 from pydp.lab.errors import LabError
 from pydp.lab.netns import Namespace
 from pydp.lab.stories import leftovers, processes
@@ -23,7 +24,7 @@ from pydp.lab.tools import listens
 from pydp.lab.topology import poll
 
 _TIMEOUT = 180  # seconds that a command may take; on an emulated machine everything takes ten times as long
-_PACKAGES = {"tcpdump": "tcpdump", "bpftool": "bpftool", "iptables": "iptables", "iperf3": "iperf3", "curl": "curl"}
+_PACKAGES = {"ping": "iputils-ping", **{name: name for name in ("bpftool", "iptables", "iperf3", "curl")}}
 
 
 class Stage:
@@ -60,7 +61,8 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with postponed():  # nobody else knows what is attached in a namespace that is gone
+            self._stack.close()
 
     def release(self) -> None:
         """Leave everything standing when the block ends."""
@@ -117,16 +119,15 @@ class Stage:
     def _popen(self, command: Command, *files: Any) -> subprocess.Popen[bytes]:
         """A session of its own: Ctrl-C reaches this process alone, which then ends everything in order."""
         stdin, stdout, stderr = files
-        try:
-            child: subprocess.Popen[bytes] = subprocess.Popen(
-                command.words, cwd=self.folder, env=processes.environment(self.folder), start_new_session=True,
-                stdin=stdin, stdout=stdout, stderr=stderr,
-            )  # fmt: skip
-            return child
-        except FileNotFoundError as error:
-            program = command.words[0]
+        program = command.program
+        if not shutil.which(program):
             hint = f"apt-get install {_PACKAGES[program]}" if program in _PACKAGES else ""
-            raise LabError(f"{program} is not installed", hint=hint) from error
+            raise LabError(f"{program} is not installed", hint=hint)
+        child: subprocess.Popen[bytes] = subprocess.Popen(
+            command.words, cwd=self.folder, env=processes.environment(self.folder), start_new_session=True,
+            stdin=stdin, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
+        return child
 
     def _wait_ready(self, ready: Sequence[str]) -> None:
         places = [place.split(":") for place in ready]
