@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -19,19 +19,12 @@ def terminable() -> Iterator[None]:
     """
 
     def interrupt(_number: int, _frame: object) -> None:
-        for number in before:
+        for number in handled:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    found = {number: signal.getsignal(number) for number in _ENDING}
-    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
+    with _handled_by(interrupt) as handled:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -40,19 +33,24 @@ def postponed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple[signal.Signals, FrameType | None]] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append((signal.Signals(number), frame))
-
-    found = {number: signal.getsignal(number) for number in _ENDING}
-    before = {number: handler for number, handler in found.items() if callable(handler)}
-    for number in before:
-        signal.signal(number, note)
+    came: list[int] = []
     try:
-        yield
+        with _handled_by(lambda number, _frame: came.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number, frame in came[:1]:
-            before[number](number, frame)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[list[signal.Signals]]:
+    """Gives the signals that HANDLER gets meanwhile: those that are not ignored."""
+    found = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: one for number, one in found.items() if one is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield list(before)
+    finally:
+        for number, one in before.items():
+            signal.signal(number, one)
