@@ -15,6 +15,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pydp.lab.stories import find, standing
 
-    done = standing.down(find(args.name).name)
-    print(f"{done.story}: {len(done.namespaces)} namespaces and {len(done.processes)} processes removed")
+    done, processes = standing.down(find(args.name).name)
+    print(f"{done.story}: {len(done.namespaces)} namespaces and {processes} processes removed")
     return 0

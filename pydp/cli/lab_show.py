@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from pydp.cli.output import VERSION, paint, show_json
 
 if TYPE_CHECKING:
-    from pydp.lab.stories.model import Story
+    from rich.console import RenderableType
+
+    from pydp.lab.stories.model import Step, Story
 
 HELP = "what a story builds and does, the kernel's commands beside pydp's; nothing is run"
+_WIDTH = 120  # columns where there is no terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +48,7 @@ def _document(story: Story, ways: list[str]) -> dict[str, object]:
             "drawing": drawing.text(story.topology_of(way), story.marks_of(way)).splitlines(),
             "topology": list(building.commands(story.topology_of(way))),
             "steps": [
-                {"title": step.title, "why": step.why, "commands": list(step.commands), "expected": step.expected}
+                {"title": step.title, "why": step.why, "commands": list(_typed(step)), "expected": step.expected}
                 for step in story.ways[way].steps
             ],
         }
@@ -75,12 +79,33 @@ def _beside(story: Story, ways: list[str]) -> None:
     from pydp.lab.stories.model import WAYS
     from pydp.lab.stories.pairing import paired
 
-    table = Table(show_lines=True, expand=False)
-    table.add_column("step")
+    table = Table(show_lines=True)
+    table.add_column("step", ratio=2)
     for way in ways:
-        table.add_column(WAYS[way], overflow="fold")
+        table.add_column(WAYS[way], ratio=3)
     for row in paired([story.ways[way].steps for way in ways]):
         first = next(step for step in row if step)
         title = first.title + (f"\n→ {first.expected}" if first.expected else "")
-        table.add_row(Text(title), *(Text("\n".join(step.commands) if step else "") for step in row))
-    Console(soft_wrap=False).print(table)
+        cells = [_typed(step) if step else () for step in row]
+        shown = [_commands(one) for one in cells]
+        if len(cells) > 1 and cells[0] == cells[-1]:
+            shown[1:] = [Text("the same", "dim")]
+        table.add_row(Text(title), *shown)
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+
+
+def _typed(step: Step) -> tuple[str, ...]:
+    from pydp.lab.stories import listening
+
+    return (*(f"{listening.command(place)} &" for place in step.capture), *step.commands)
+
+
+def _commands(commands: tuple[str, ...]) -> RenderableType:
+    """One below the other, so that it is seen where each begins."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    for command in commands:
+        grid.add_row("$", Text(command, overflow="fold"))
+    return grid

@@ -51,7 +51,7 @@ def told(result: StepResult) -> str:
     for place, heard in result.seen.captures.items():
         lines += [paint(f"     {place}  {printable(line)}", "dim") for line in heard[:_CAPTURED]]
         if len(heard) > _CAPTURED:
-            lines.append(paint(f"     {place}  and {len(heard) - _CAPTURED} packets more", "dim"))
+            lines.append(paint(f"     {place}  and {len(heard) - _CAPTURED} lines more", "dim"))
     if result.finding:
         lines += _wrapped(printable(result.finding.text), "seen:     ")
         lines.append("   " + (paint("ok", "green") if result.ok else paint("NOT SO", "red")))

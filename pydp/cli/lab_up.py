@@ -21,9 +21,9 @@ def run(args: argparse.Namespace) -> int:
     from pydp.bench.interrupt import terminable
     from pydp.cli import lab_shown
     from pydp.lab.stories import find, standing
+    from pydp.lab.stories.leftovers import has_pins
     from pydp.lab.stories.model import Step
     from pydp.lab.stories.results import DONE, StepResult
-    from pydp.lab.stories.stage import has_pins
 
     def before(number: int, step: Step) -> None:
         if not args.json:

@@ -13,6 +13,7 @@ GATEWAY = 254  # host part of a router's address
 # Kinds of MAC addresses (make_mac), behind those of a segment.
 _NODE, _MIDDLE, _BETWEEN = 3, 4, 6
 _SWITCH = 0xFF00  # number of the switch's own address
+_RTPROT_BOOT = 3  # linux/rtnetlink.h; pyroute2 would say "static"
 
 
 class Underlay:
@@ -100,10 +101,12 @@ def bare(address: str) -> str:
 
 
 def add_route(ns: Namespace, network: str, gateway: str) -> None:
-    """A route by GATEWAY, an address with or without prefix length, to a network or "default"."""
+    """A route by GATEWAY, an address with or without prefix length, to a network or "default", as `ip route add` makes
+    one.
+    """
     family = 10 if ":" in gateway else 2  # AF_INET6, AF_INET
     with ns.netlink() as ipr:
-        ipr.route("add", dst=network, gateway=bare(gateway), family=family)
+        ipr.route("add", dst=network, gateway=bare(gateway), family=family, proto=_RTPROT_BOOT)
 
 
 def forward(ns: Namespace, *, ipv6: bool) -> None:

@@ -22,12 +22,12 @@ import pytest
 
 from pydp.kernel import namespace_cookie
 from pydp.lab import Namespace, syscalls
-from pydp.lab.stories import NAMES, building, find, standing
+from pydp.lab.stories import NAMES, building, find, processes, standing
 from pydp.lab.stories.commands import parse
+from pydp.lab.stories.leftovers import PREFIX, has_pins
 from pydp.lab.stories.model import Experiment, Step, Topology
 from pydp.lab.stories.results import DONE, FAILED, SKIPPED
 from pydp.lab.stories.running import play
-from pydp.lab.stories.stage import PREFIX, has_pins
 from tests.system import bench as process
 from tests.system.cli import COMMAND, ok, ok_json, refused
 
@@ -54,11 +54,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.timeout(240)
-def test_all_of_them_by_both_ways(files: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    with process.started([*COMMAND, "lab", "run", "--all", "--via", "both", "--json", "--html", str(page)]) as child:
-        out, err = child.communicate(timeout=230)
+def played(words: list[str], files: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What `pydp lab run` tells of each story and way: all checks hold, or there is a reason why it was not played."""
+    with process.started([*COMMAND, "lab", "run", *words, "--json"]) as child:
+        out, err = child.communicate(timeout=170)
     runs = {(one["story"], one["via"]): one for one in json.loads(out)["runs"]}
     failed = {
         key: [step["seen"] for step in run["steps"] if not step["ok"]] or run["problem"]
@@ -66,16 +65,34 @@ def test_all_of_them_by_both_ways(files: Path, tmp_path: Path) -> None:
         if run["status"] == FAILED
     }
     assert (child.returncode, failed, err) == (0, {}, "")
-    assert list(runs) == [(name, via) for name in NAMES for via in ("kernel", "ebpf")]
     for run in runs.values():
         if run["status"] == SKIPPED:
             assert run["problem"]
             assert not run["steps"]
         else:
             assert run["checks"]["held"] == run["checks"]["all"] > 0
-    assert all(f'id="{name}"' in page.read_text() for name in NAMES)
     assert process.traces(PREFIX, child.pid) == []
     assert list(files.iterdir()) == []
+    return runs
+
+
+@pytest.mark.timeout(180)
+def test_all_of_them_by_the_kernel(files: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    runs = played(["--all", "--via", "kernel", "--html", str(page)], files)
+    assert list(runs) == [(name, "kernel") for name in NAMES]
+    assert all(f'id="{name}"' in page.read_text() for name in NAMES)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", NAMES)
+def test_each_by_ebpf(name: str, files: Path) -> None:
+    runs = played([name, "--via", "ebpf"], files)
+    assert {key: run["status"] for key, run in runs.items()} == {(name, "ebpf"): DONE}
+
+
+def test_both_ways_in_one_run(files: Path) -> None:
+    assert list(played(["veth", "--via", "both"], files)) == [("veth", "kernel"), ("veth", "ebpf")]
 
 
 TOPOLOGIES = [find("bridge").topology, find("iptables").topology, find("vxlan").topology]
@@ -134,7 +151,7 @@ class TestWhatGoesWrong:
         assert 'ip -n red link set nothing up: exit status 1: Cannot find device "nothing"' in done.problem
         assert list(files.iterdir()) == []
 
-    @pytest.mark.parametrize("command", ["no-such-program", "no-such-program &"])
+    @pytest.mark.parametrize("command", ["no-such-program", "no-such-program &", "ip netns exec red no-such-program"])
     def test_a_program_that_is_not_there(self, command: str) -> None:
         assert self.play(Step("wrong", (command,))).problem == "no-such-program is not installed"
 
@@ -201,20 +218,45 @@ STEPS = [
 @pytest.mark.parametrize(("name", "via", "number"), STEPS)
 def test_an_interrupt_in_any_step_leaves_nothing(name: str, via: str, number: int, files: Path) -> None:
     chance = random.Random(f"{name} {number}")
-    with process.started([*COMMAND, "lab", "run", name, "--via", via]) as child:
+    delay = chance.uniform(0, 0.5)
+    while not _interrupted(["lab", "run", name, "--via", via], number, delay, chance, files):
+        delay /= 3  # all steps were done by then
+        assert delay > 1e-4
+
+
+def _interrupted(words: list[str], number: int, delay: float, chance: random.Random, files: Path) -> bool:
+    """Send a signal so many seconds after a step began, and look for traces. False when it came too late."""
+    with process.started([*COMMAND, *words]) as child:
         _read_until(child, f"{number + 1}. ")
-        time.sleep(chance.uniform(0, 0.5))
+        child.send_signal(signal.SIGSTOP)
         cookies = _cookies(child.pid)
-        child.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
+        child.send_signal(signal.SIGCONT)
+        time.sleep(delay)
+        sent = chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+        child.send_signal(sent)
         _, err = child.communicate(timeout=60)
-        if child.returncode == 0:  # the last step was done by then
-            assert number == len(find(name).ways[via].steps) - 1
-        else:
-            assert (child.returncode, err.strip()) == (130, "Interrupted; all of it is taken down again.")
     assert cookies
     assert process.traces(PREFIX, child.pid) == []
     assert processes_of(child.pid) == []
     assert not [cookie for cookie in cookies if has_pins(cookie)]
+    assert list(files.iterdir()) == []
+    if child.returncode in (0, -sent):
+        return False
+    assert (child.returncode, err.strip()) == (130, "Interrupted; all of it is taken down again.")
+    return True
+
+
+def test_what_a_killed_run_has_left_goes_with_the_next(files: Path) -> None:
+    with process.started([*COMMAND, "lab", "run", "tuntap", "--via", "kernel"]) as child:
+        _read_until(child, "3. ")
+        child.kill()
+        child.communicate()
+    (folder,) = files.iterdir()
+    assert len(processes.marked(folder)) >= 2
+    assert process.traces(PREFIX, child.pid)
+    ok("lab", "run", "veth", "--via", "kernel")
+    assert processes.marked(folder) == []
+    assert process.traces(PREFIX, child.pid) == []
     assert list(files.iterdir()) == []
 
 
@@ -247,14 +289,15 @@ class TestStanding:
         noted = standing.standing()["tuntap"]
         names = {node: name for node, (name, _) in noted.namespaces.items()}
         assert all(f"ip netns exec {name} bash" in text for name in names.values())
-        assert len(noted.processes) == 3
+        running = processes.marked(noted.folder)
+        assert len(running) == 3
         ping = ["ip", "netns", "exec", names["c1"], "ping", "-c", "1", "-W", "2", "1.2.4.100"]
         assert subprocess.run(ping, capture_output=True, check=False).returncode == 0
         assert {one["name"]: one["up"] for one in ok_json("lab", "list", "--json")["stories"]}["tuntap"]
         assert "tuntap stands already" in refused("lab", "up", "tuntap", status=2)
-        assert "5 namespaces" not in ok("lab", "down", "tuntap")
+        assert "tuntap: 4 namespaces and 3 processes removed" in ok("lab", "down", "tuntap")
         assert not [name for name in names.values() if (syscalls.DIRECTORY / name).exists()]
-        assert not [pid for pid, _ in noted.processes if Path(f"/proc/{pid}").exists()]
+        assert not [pid for pid in running if Path(f"/proc/{pid}/cwd").exists()]  # a zombie has none
         assert list(files.iterdir()) == []
         assert "tuntap" not in standing.standing()
         assert "does not stand" in refused("lab", "down", "tuntap", status=3)
@@ -292,10 +335,15 @@ class TestStanding:
         assert list(files.iterdir()) == []
 
     def test_after_a_kill_down_removes_what_there_is(self, files: Path) -> None:
+        folder = standing.AREA / "iptables"
         with process.started([*COMMAND, "lab", "up", "iptables", "--via", "kernel"]) as child:
-            _read_until(child, "3. ")
+            _read_until(child, "1. ")
+            while len(processes.marked(folder)) < 3:
+                time.sleep(0.01)
             child.kill()
             child.communicate()
-        ok("lab", "down", "iptables")
+        assert "iptables: 4 namespaces" in ok("lab", "down", "iptables")
+        assert processes.marked(folder) == []
+        assert not folder.exists()
         assert list(syscalls.DIRECTORY.glob("lab-iptables-*")) == []
         assert list(files.iterdir()) == []

@@ -92,6 +92,13 @@ def test_a_wire_may_come_back_to_its_node() -> None:
     assert drawing.text(box, {}).splitlines() == ["┌─ box ─┐", "│ v0    ├─┐", "│ v1    ├─┘", "└───────┘"]
 
 
+def test_what_comes_later_is_drawn_and_not_built() -> None:
+    nodes = (node("a", port("x", "10.0.0.1/24")), node("b", port("y"), column=1))
+    later = Topology(nodes, later=("a:x b:y",))
+    assert drawing.text(later, {}) == drawing.text(Topology(nodes, ("a:x b:y",)), {})
+    assert not any("type veth" in line or "10.0.0.1" in line for line in building.commands(later))
+
+
 @pytest.mark.parametrize(("column", "word"), [(2, "skips"), (0, "stays in")])
 def test_a_wire_that_cannot_be_drawn(column: int, word: str) -> None:
     apart = Topology((node("a", port("x")), node("c", column=1), node("b", port("y"), column=column)), ("a:x b:y",))
@@ -101,9 +108,7 @@ def test_a_wire_that_cannot_be_drawn(column: int, word: str) -> None:
 
 def test_the_commands_that_build_it() -> None:
     found = list(building.commands(TOPOLOGY))
-    wire = (
-        "ip link add eth0 address 02:00:00:00:00:01 netns a type veth peer name p0 address 02:00:00:00:00:02 netns sw"
-    )
+    wire = "ip -n a link add eth0 address 02:00:00:00:00:01 type veth peer name p0 address 02:00:00:00:00:02 netns sw"
     assert wire in found
     assert found[-1] == "ip -n b route add default via 10.0.0.1"
     assert any("net.ipv4.ip_forward=1" in line for line in found if line.startswith("ip netns exec sw "))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,9 @@ CASES = [
     (checks.document(lambda found: (found["a"] == 1, "a number")), seen(output('{"a": 1}')), seen(output('{"a": 2}'))),
     (checks.document(lambda found: (found["a"] == 1, "a number")), seen(output('{"a": 1}')), seen(output("{}"))),
     (checks.document(lambda found: (found["a"] == 1, "a number")), seen(output('{"a": 1}')), seen(output("no JSON"))),
+    (checks.learned({"m": "p1"}), seen(output('[{"mac": "m", "ifname": "p1"}]')), seen(output("[]"))),
+    (checks.learned({"m": "p1"}), seen(output('{"entries": [{"mac": "m", "ifname": "p1"}, {"mac": "n"}]}')),
+     seen(output('{"entries": [{"mac": "m", "ifname": "p2"}]}'))),
     (checks.both(checks.works(), checks.prints("x")), seen(output("x")), seen(output("y"))),
 ]  # fmt: skip
 
@@ -49,10 +53,15 @@ def test_it_holds_and_it_fails(check: Check, good: Seen, bad: Seen) -> None:
 
 def test_what_is_said_of_a_packet_leaves_ethernet_out() -> None:
     found = checks.captured("red:eth0", "echo request")(HEARD)
-    assert found.text == "at red:eth0: 10.0.0.1 > 10.0.0.2: ICMP echo request, id 1, seq 1, length 64"
+    assert found.text == "at red:eth0 2 times: 10.0.0.1 > 10.0.0.2: ICMP echo request, id 1, seq 1, length 64"
     assert checks.captured("blue:eth0", r"1\.2\.3\.4 > .*ICMP")(HEARD).text == (
         "at blue:eth0: no 1.2.3.4 >  ... ICMP among 0 packets"
     )
+
+
+def test_a_ping_is_named_by_its_ends() -> None:
+    done = replace(pinged(2, 1), command="ip netns exec red ping -n -c 2 10.0.0.2")
+    assert checks.answered()(seen(done)).text == "red to 10.0.0.2: 1 of 2 echo requests answered"
 
 
 def test_a_check_that_stumbles_has_failed() -> None:

@@ -15,7 +15,7 @@ import importlib
 from pydp.errors import UsageError
 from pydp.lab.stories.model import Story
 
-NAMES = ("namespace", "veth", "bridge", "tuntap", "iptables", "ipip", "vxlan", "ebpf")
+NAMES = ("namespace", "veth", "bridge", "tuntap", "iptables", "ipip", "vxlan", "macvlan", "ipvlan", "ebpf")
 
 
 def find(name: str) -> Story:

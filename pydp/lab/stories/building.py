@@ -40,7 +40,7 @@ def commands(topology: Topology) -> Iterator[str]:
         yield f"ip -n {each.name} link set lo up"
     for (one, left), (other, right) in topology.ends():
         yield (
-            f"ip link add {_device(topology, one, left)} netns {one.name} type veth"
+            f"ip -n {one.name} link add {_device(topology, one, left)} type veth"
             f" peer name {_device(topology, other, right)} netns {other.name}"
         )
         for each, device in ((other, right), (one, left)):  # in the order of create_veth, which routes are found in

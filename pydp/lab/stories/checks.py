@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydp.lab.stories.model import Check, Finding, Output, Seen
@@ -38,9 +38,14 @@ def _pinged(number: int, wanted: Callable[[int, int], bool]) -> Check:
         if not found:
             return Finding(wanted(0, 0) and output.status != 0, f"ping: {_said(output)}")
         sent, received = int(found[1]), int(found[2])
-        return Finding(wanted(sent, received), f"{received} of {sent} echo requests answered")
+        return Finding(wanted(sent, received), f"{_who(output)}{received} of {sent} echo requests answered")
 
     return check
+
+
+def _who(output: Output) -> str:
+    words = output.command.split()
+    return f"{words[3]} to {words[-1]}: " if words[:3] == ["ip", "netns", "exec"] else ""
 
 
 def works(number: int = -1) -> Check:
@@ -100,6 +105,17 @@ def document(what: Callable[[Any], tuple[bool, str]], number: int = -1) -> Check
     return check
 
 
+def learned(wanted: Mapping[str, str], number: int = -1) -> Check:
+    """An FDB has each MAC address at its port, in the shape that `bridge -json` and `pydp --json` have in common."""
+
+    def look(found: Any) -> tuple[bool, str]:
+        entries = found["entries"] if isinstance(found, dict) else found
+        at = {one["mac"]: one["ifname"] for one in entries if one["mac"] in wanted}
+        return at == wanted, ", ".join(f"{mac} at {name}" for mac, name in at.items()) or "none of those"
+
+    return document(look, number)
+
+
 def captured(place: str, pattern: str, least: int = 1) -> Check:
     """So many packets that match were captured there."""
 
@@ -126,7 +142,8 @@ def _matching(seen: Seen, place: str, pattern: str) -> list[str]:
 
 def _told(seen: Seen, place: str, pattern: str, found: list[str]) -> str:
     if found:
-        return f"at {place}: {_network(found[0])}"
+        number = f" {len(found)} times" if len(found) > 1 else ""
+        return f"at {place}{number}: {_network(found[0])}"
     return f"at {place}: no {_plainly(pattern)} among {len(seen.captures[place])} packets"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _PROGRAMS = {"pydp": ("-m", "pydp"), "python3": ()}  # run by the interpreter that runs us
@@ -19,6 +19,11 @@ class Command:
     source: str = ""
     sink: str = ""
     background: bool = False
+
+    @property
+    def program(self) -> str:
+        """The one that is meant: what `ip netns exec NAME` is to execute, else the first word."""
+        return self.words[_program_at(self.words)]
 
 
 def parse(text: str, names: Mapping[str, str]) -> Command:
@@ -44,9 +49,9 @@ def _is_name(words: list[str], at: int) -> bool:
     return words[0] == "ip" and words[at - 1] == "netns"
 
 
-def _program_at(words: list[str]) -> int:
+def _program_at(words: Sequence[str]) -> int:
     """Where the name of the program stands: behind `ip netns exec NAME`, or first."""
-    return 4 if words[:3] == ["ip", "netns", "exec"] else 0
+    return 4 if tuple(words[:3]) == ("ip", "netns", "exec") else 0
 
 
 def _redirected(words: list[str], sign: str) -> str:

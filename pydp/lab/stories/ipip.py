@@ -29,7 +29,7 @@ _BEFORE = Step(
     may_fail=True,
 )
 _KERNEL = Step(
-    "A tunnel device on each node",
+    "A tunnel",
     (
         "ip -n n1 tunnel add tun0 mode ipip local 192.168.123.111 remote 192.168.123.114 dev eth0",
         "ip -n n1 link set tun0 up",
@@ -40,7 +40,7 @@ _KERNEL = Step(
     ),
 )
 PYDP_STEP = Step(
-    "Mode ipip on each node",
+    "A tunnel",
     (
         "pydp -n n1 attach --mode ipip --local 192.168.123.111 --peer 192.168.123.114=1.2.4.0/24 --port p0 eth0",
         "pydp -n n2 attach --mode ipip --local 192.168.123.114 --peer 192.168.123.111=1.2.3.0/24 --port p0 eth0",

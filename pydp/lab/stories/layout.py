@@ -81,7 +81,7 @@ def _height(column: Sequence[Box]) -> int:
 def _by_gap(topology: Topology, columns: int) -> list[list[tuple[tuple[str, int], tuple[str, int]]]]:
     """Wires by the column that is left of them; an end is a node and the number of its line."""
     found: list[list[tuple[tuple[str, int], tuple[str, int]]]] = [[] for _ in range(columns)]
-    for ends in topology.ends():
+    for ends in topology.ends(later=True):
         one, other = sorted(ends, key=lambda end: end[0].column)
         if other[0].column - one[0].column > 1:
             raise ValueError(f"the wire from {one[0].name} to {other[0].name} skips a column")

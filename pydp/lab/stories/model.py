@@ -44,14 +44,17 @@ def port(name: str, *addresses: str, mtu: int = 1500) -> Port:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Nodes, and wires between their ports: "red:veth0 blue:veth0"."""
+    """Nodes, and wires between their ports: "red:veth0 blue:veth0". ``later`` are only drawn: a device that a step is
+    to make, and the one it is made on.
+    """
 
     nodes: tuple[Node, ...]
     wires: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
-    def ends(self) -> tuple[tuple[tuple[Node, Port], tuple[Node, Port]], ...]:
+    def ends(self, *, later: bool = False) -> tuple[tuple[tuple[Node, Port], tuple[Node, Port]], ...]:
         """The two ends of each wire."""
-        pairs = (wire.split() for wire in self.wires)
+        pairs = (wire.split() for wire in (*self.wires, *(self.later if later else ())))
         return tuple((self.find(one), self.find(other)) for one, other in pairs)
 
     def find(self, place: str) -> tuple[Node, Port]:

@@ -9,8 +9,13 @@ from typing import Any
 from pydp.lab.stories import checks
 from pydp.lab.stories.model import Experiment, Finding, Seen, Step, Story, Topology, node, port
 
+# A namespace begins with the host's settings for IPv4, and a host with containers is mostly a router.
+_PLAIN = (("ipv4.ip_forward", 0),)
 TOPOLOGY = Topology(
-    (node("red", port("eth0", "10.0.0.1/24")), node("blue", port("eth0", "10.0.0.2/24"), column=1)),
+    (
+        node("red", port("eth0", "10.0.0.1/24"), sysctls=_PLAIN),
+        node("blue", port("eth0", "10.0.0.2/24"), column=1, sysctls=_PLAIN),
+    ),
     ("red:eth0 blue:eth0",),
 )
 
@@ -47,9 +52,9 @@ _ISOLATED = (
             "ip netns exec red ping -n -c 1 -W 1 192.0.2.1",
             "ip netns exec blue ping -n -c 1 -W 1 192.0.2.1",
         ),
-        expected="both have the same address, and each answers itself",
-        check=checks.both(checks.answered(-2), checks.answered(-1)),
-        capture=("red:eth0", "blue:eth0"),
+        expected="both have the same address, and each answers itself: nothing of it passes the cable",
+        check=checks.both(checks.answered(-2), checks.answered(-1), checks.uncaptured("red:eth0", r"192\.0\.2\.1")),
+        capture=("red:eth0",),
     ),
     Step(
         "Routes",

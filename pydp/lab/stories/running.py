@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pydp.errors import NotAllowed, PydpError
 from pydp.lab.errors import LabError
-from pydp.lab.netns import Namespace, sweep
+from pydp.lab.netns import Namespace
+from pydp.lab.stories import leftovers
 from pydp.lab.stories.model import Experiment, Finding, Seen, Step, Story
 from pydp.lab.stories.results import Run, StepResult
-from pydp.lab.stories.stage import PREFIX, Stage
+from pydp.lab.stories.stage import Stage
 
 Before = Callable[[int, Step], None]
 After = Callable[[StepResult], None]
@@ -31,7 +32,7 @@ def play(story: Story, via: str, *, before: Before = _nothing, after: After = _n
     reason = why_not(story, via)
     if reason:
         return Run(story, via, problem=reason, hint=elsewhere(story, via), skipped=True)
-    sweep(PREFIX)
+    leftovers.clear()
     begun = time.monotonic()
     run = Run(story, via)
     try:
@@ -41,6 +42,9 @@ def play(story: Story, via: str, *, before: Before = _nothing, after: After = _n
                 after(result)
     except PydpError as error:
         run = replace(run, problem=str(error), hint=error.hint)
+    except KeyboardInterrupt:  # it may have come while the stage was taken down
+        leftovers.clear(mine=True)
+        raise
     return replace(run, seconds=time.monotonic() - begun)
 
 
@@ -77,18 +81,13 @@ def elsewhere(story: Story, via: str) -> str:
 
 def has_device(kind: str) -> bool:
     """Whether this kernel makes network devices of that kind, found out by making one in a namespace of its own."""
-    with Namespace(PREFIX) as ns:
+    with Namespace(leftovers.PREFIX) as ns:
         parent = ns.run(["ip", "link", "add", "near", "type", "veth", "peer", "name", "far"], check=False)
         if parent.returncode:
             raise LabError(f"veth: {parent.stderr.strip()}")
         below = ["link", "near"] if kind in ("ipvlan", "macvlan") else []
         ends = ["local", "192.0.2.1", "remote", "192.0.2.2"] if kind in ("ipip", "gre") else []
         return ns.run(["ip", "link", "add", "probe", *below, "type", kind, *ends], check=False).returncode == 0
-
-
-def chosen(ways: Sequence[str], via: str) -> list[str]:
-    """The ways that --via stands for."""
-    return list(ways) if via == "both" else [via]
 
 
 def need_root() -> None:

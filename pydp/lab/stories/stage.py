@@ -8,17 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ebpf.errors import EbpfError
-from ebpf.pins import BPFFS
-from pydp.errors import NothingAttached
-from pydp.lab import syscalls
+from pydp.bench.interrupt import postponed
 from pydp.lab.errors import LabError
 from pydp.lab.netns import Namespace
+from pydp.lab.stories import leftovers, processes
 from pydp.lab.stories.building import build
 from pydp.lab.stories.commands import Command, parse
 from pydp.lab.stories.listening import Listener
@@ -26,33 +23,34 @@ from pydp.lab.stories.model import Output, Seen, Step, Topology
 from pydp.lab.tools import listens
 from pydp.lab.topology import poll
 
-PREFIX = "pydp-lab-"
 _TIMEOUT = 180  # seconds that a command may take; on an emulated machine everything takes ten times as long
-_PACKAGES = {"tcpdump": "tcpdump", "bpftool": "bpftool", "iptables": "iptables", "iperf3": "iperf3", "curl": "curl"}
+_PACKAGES = {"ping": "iputils-ping", **{name: name for name in ("bpftool", "iptables", "iperf3", "curl")}}
 
 
 class Stage:
-    """A topology that stands for the length of a ``with`` block. With ``names`` its namespaces are called that.
+    """A topology that stands for the length of a ``with`` block. With ``names`` its namespaces are called that, and
+    ``folder``, which is made, has the files.
 
     Whatever happens in the block, its end kills the processes, detaches what was attached, and removes namespaces and
     files; unless `release` was called.
     """
 
-    def __init__(self, topology: Topology, names: Mapping[str, str] | None = None) -> None:
+    def __init__(self, topology: Topology, names: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
         given = names or {}
         self.spaces = {
-            each.name: Namespace(PREFIX, label=f"-{each.name}", name=given.get(each.name, ""))
+            each.name: Namespace(leftovers.PREFIX, label=f"-{each.name}", name=given.get(each.name, ""))
             for each in topology.nodes
         }
         self.names = {name: ns.name for name, ns in self.spaces.items()}
-        self.folder = Path()
+        self.folder = folder or Path()
+        self._made = folder is None
         self._topology = topology
         self._background: list[subprocess.Popen[bytes]] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self._make_folder()
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             for ns in self.spaces.values():
                 stack.enter_context(ns)
@@ -63,12 +61,8 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def processes(self) -> tuple[int, ...]:
-        """Ids of those that stay until the end."""
-        return tuple(process.pid for process in self._background if process.poll() is None)
+        with postponed():  # nobody else knows what is attached in a namespace that is gone
+            self._stack.close()
 
     def release(self) -> None:
         """Leave everything standing when the block ends."""
@@ -125,15 +119,15 @@ class Stage:
     def _popen(self, command: Command, *files: Any) -> subprocess.Popen[bytes]:
         """A session of its own: Ctrl-C reaches this process alone, which then ends everything in order."""
         stdin, stdout, stderr = files
-        try:
-            child: subprocess.Popen[bytes] = subprocess.Popen(
-                command.words, cwd=self.folder, start_new_session=True, stdin=stdin, stdout=stdout, stderr=stderr
-            )
-            return child
-        except FileNotFoundError as error:
-            program = command.words[0]
+        program = command.program
+        if not shutil.which(program):
             hint = f"apt-get install {_PACKAGES[program]}" if program in _PACKAGES else ""
-            raise LabError(f"{program} is not installed", hint=hint) from error
+            raise LabError(f"{program} is not installed", hint=hint)
+        child: subprocess.Popen[bytes] = subprocess.Popen(
+            command.words, cwd=self.folder, env=processes.environment(self.folder), start_new_session=True,
+            stdin=stdin, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
+        return child
 
     def _wait_ready(self, ready: Sequence[str]) -> None:
         places = [place.split(":") for place in ready]
@@ -148,54 +142,31 @@ class Stage:
         if places:
             poll(f"somebody listens at {' '.join(ready)}", listening, timeout=60, interval=0.02)
 
+    def _make_folder(self) -> None:
+        if self._made:
+            self.folder = leftovers.make_folder()
+        else:
+            self.folder.mkdir(mode=0o700)
+
     def _end_processes(self) -> None:
+        processes.end(self.folder)
         for child in self._background:
-            _end(child)
+            child.wait()
         self._background = []
 
     def _detach(self) -> None:
         for ns in self.spaces.values():
-            if has_pins(str(ns.cookie)):
-                detach_at(ns.path)
-
-
-def has_pins(cookie: str) -> bool:
-    """Whether anything is pinned for the namespace of that cookie."""
-    return (Path(BPFFS) / "pydp" / cookie).exists()
-
-
-def detach_at(path: str) -> None:
-    """Take off what is attached in a namespace, also what a killed command left half done."""
-    with contextlib.suppress(NothingAttached, EbpfError, OSError):
-        syscalls.inside(path, _detach_here)
-
-
-def cookie_of(path: str) -> str:
-    """The number of a namespace. Raises OSError when there is none."""
-    from pydp.kernel import namespace_cookie
-
-    return syscalls.inside(path, namespace_cookie)
-
-
-def _detach_here() -> None:
-    from pydp.datapath import Datapath
-
-    Datapath().detach()
+            leftovers.detach(ns.path)
 
 
 def _listening_here(number: int, kind: str) -> bool:
     return listens("thread-self", number, kind)
 
 
-def end_group(pid: int) -> None:
-    """Kill a process that leads a session, with its children."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
 def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a process with its children, unless it has ended, and close its pipes."""
     if child.poll() is None:
-        end_group(child.pid)
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     for pipe in (child.stdin, child.stdout, child.stderr):
         if pipe is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stories that are left standing, and taken down later by whoever wants to.
 
-What belongs to one is noted in a file below /run: namespaces with their cookies, processes with the time they began at,
-the folder of its files. Only that is removed.
+What belongs to one is noted below /run: its namespaces with their cookies in a file, and a folder of its own files,
+which marks its processes. Only that is removed.
 """
 
 from __future__ import annotations
@@ -19,30 +19,35 @@ from typing import Any
 from pydp.errors import NothingAttached, Unsupported, UsageError
 from pydp.lab import syscalls
 from pydp.lab.errors import LabError
+from pydp.lab.stories import processes
+from pydp.lab.stories.leftovers import remove_namespace
 from pydp.lab.stories.model import Experiment, Story
 from pydp.lab.stories.results import Run
 from pydp.lab.stories.running import After, Before, elsewhere, need_root, steps, why_not
-from pydp.lab.stories.stage import Stage, cookie_of, detach_at, end_group
+from pydp.lab.stories.stage import Stage
 
 AREA = Path("/run/pydp-lab-stories")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """``namespaces`` by node: name and cookie ("" while it is being made); ``processes``: id and start time."""
+    """``namespaces`` by node: name and cookie ("" while it is being made)."""
 
     story: str
     via: str
-    folder: str = ""
     namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    processes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Of its files."""
+        return AREA / self.story
 
 
 def standing() -> dict[str, Standing]:
     """All that stand, by the names of their stories."""
     found = {}
     for path in sorted(AREA.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             found[path.stem] = _read(path)
     return found
 
@@ -58,36 +63,40 @@ def up(story: Story, via: str, *, before: Before, after: After) -> tuple[Run, St
     names = {each.name: f"lab-{story.name}-{each.name}" for each in topology.nodes}
     _refuse(story.name, names)
     planned = Standing(story.name, via, namespaces={node: (name, "") for node, name in names.items()})
-    with _noted(planned), Stage(topology, names) as stage:
+    with _noted(planned), Stage(topology, names, planned.folder) as stage:
+        found = _now(planned, stage)
+        _note(found)
         run = Run(story, via)
         for result in steps(stage, _lasting(story.ways[via]), before):
             run = run.with_step(result)
             after(result)
-            _note(_now(planned, stage))
         stage.release()
-    return run, _read(_file(story.name))
+    return run, found
 
 
-def down(name: str) -> Standing:
-    """Take a story down. Raises NothingAttached when it does not stand, LabError."""
+def down(name: str) -> tuple[Standing, int]:
+    """Take a story down, and give the number of processes it had. Raises NothingAttached when it does not stand,
+    LabError.
+    """
     need_root()
     path = _file(name)
     try:
         found = _read(path)
     except FileNotFoundError:
         raise NothingAttached(f"{name} does not stand", hint=f"pydp lab up {name}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         hint = f"rm {path}, and `ip netns del` what begins with lab-{name}-"
         raise LabError(f"{path} is damaged: {error}", hint=hint) from error
-    for pid, start in found.processes:
-        if _started(pid) == start:
-            end_group(pid)
+    return found, _take_down(found)
+
+
+def _take_down(found: Standing) -> int:
+    number = processes.end(found.folder)
     for namespace, cookie in found.namespaces.values():
-        _remove(namespace, cookie)
-    if found.folder:
-        shutil.rmtree(found.folder, ignore_errors=True)
-    _forget(name)
-    return found
+        remove_namespace(namespace, cookie)
+    shutil.rmtree(found.folder, ignore_errors=True)
+    _forget(found.story)
+    return number
 
 
 def _lasting(experiment: Experiment) -> Experiment:
@@ -113,53 +122,38 @@ def _noted(planned: Standing) -> Iterator[None]:
     try:
         _note(planned)
         yield
-    except BaseException:
-        _forget(planned.story)
+    except BaseException:  # also what an interrupt has kept the stage from removing
+        _take_down(planned)
         raise
 
 
 def _forget(story: str) -> None:
-    _file(story).unlink(missing_ok=True)
+    for path in (_file(story), _beside(story)):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # others are noted there
         AREA.rmdir()
 
 
 def _note(what: Standing) -> None:
-    path = _file(what.story)
-    beside = path.with_suffix(".new")
+    beside = _beside(what.story)
     beside.write_text(json.dumps(asdict(what), indent=1) + "\n")
-    beside.replace(path)
+    beside.replace(_file(what.story))
 
 
 def _now(planned: Standing, stage: Stage) -> Standing:
     spaces = {node: (ns.name, str(ns.cookie)) for node, ns in stage.spaces.items()}
-    processes = tuple((pid, _started(pid)) for pid in stage.processes)
-    return replace(planned, folder=str(stage.folder), namespaces=spaces, processes=processes)
+    return replace(planned, namespaces=spaces)
 
 
 def _read(path: Path) -> Standing:
     found: dict[str, Any] = json.loads(path.read_text())
     spaces = {node: (str(name), str(cookie)) for node, (name, cookie) in found.pop("namespaces").items()}
-    processes = tuple((int(pid), int(start)) for pid, start in found.pop("processes"))
-    return Standing(**found, namespaces=spaces, processes=processes)
+    return Standing(**found, namespaces=spaces)
+
+
+def _beside(story: str) -> Path:
+    return AREA / f"{story}.new"
 
 
 def _file(story: str) -> Path:
     return AREA / f"{story}.json"
-
-
-def _started(pid: int) -> int:
-    """When a process began (/proc/PID/stat, field 22), 0 when there is none such."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError):
-        return 0
-
-
-def _remove(name: str, cookie: str) -> None:
-    """Remove a namespace, unless another one has its name by now."""
-    path = str(syscalls.DIRECTORY / name)
-    with contextlib.suppress(OSError):
-        if cookie in ("", cookie_of(path)):
-            detach_at(path)
-            syscalls.remove(path)

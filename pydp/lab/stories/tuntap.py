@@ -20,7 +20,7 @@ def _end(name: str, local: str, remote: str) -> str:
 
 
 _PROGRAMS = Step(
-    "A program at a tun device, on each node",
+    "A tunnel",
     (_end("n1", "192.168.123.111", "192.168.123.114"), _end("n2", "192.168.123.114", "192.168.123.111")),
     ready=(f"n1:udp:{_PORT}", f"n2:udp:{_PORT}"),
     why="What the stack sends to tun0 is read by the program, which puts it into a UDP packet to the other node, as"
