@@ -23,6 +23,11 @@ IN_ETHERNET = Sought(_ETHERNET, packet=True)
 _HOSTS = 254
 
 
+def plain(size: int) -> Sent:
+    """A frame of so many bytes."""
+    return Sent(programs.frame(size), 0)
+
+
 def vxlan(sender: Node, receiver: Node) -> Sent:
     """The 64-byte frame in VXLAN; RFC 7348."""
     inner = programs.frame()
@@ -39,10 +44,10 @@ def ipip(sender: Node, receiver: Node) -> Sent:
     return Sent(ethernet(receiver.mac, sender.mac) + outer, _ETHERNET + _IPV4, packet=True)
 
 
-def to_router(sender: Container, router: Node) -> Sent:
-    """The 64-byte frame from a container to its node."""
+def to_router(sender: Container, router: Node, size: int = programs.SHORTEST) -> Sent:
+    """A frame of so many bytes from a container to its node."""
     mac = router.ns.ipr().link("get", ifname=sender.port)[0].get("address")
-    return Sent(ethernet(mac, sender.mac) + programs.packet("0.0.0.0", "0.0.0.0"), _ETHERNET, packet=True)
+    return Sent(ethernet(mac, sender.mac) + programs.packet("0.0.0.0", "0.0.0.0", size), _ETHERNET, packet=True)
 
 
 def from_one_to_subnet(sender: Container, other: Container) -> programs.Draws:
