@@ -10,7 +10,8 @@
 enum bench_wait {
 	BENCH_TICKS = 6, /* times are in ns << BENCH_TICKS: gaps between frames may be no whole ns */
 	BENCH_LOOKS = 8192, /* at the clock, some 40 ns each: no burst waits longer */
-	BENCH_LATE = 20000, /* ns that a burst may be late, and those behind it leave sooner; what is missed beyond is missed */
+	BENCH_LATE =
+		20000, /* ns that a burst may be late, and those behind it leave sooner; what is missed beyond is missed */
 	BENCH_STALL = 100000, /* ns that a burst is late only where somebody else had the CPU */
 };
 

@@ -239,7 +239,7 @@ class Generator:
 
 def announce(station: Station, side: int, count: int) -> None:
     """Send a frame from every address of one side, so that a bridge learns where they are."""
-    with _raw(station) as sock:
+    with raw(station) as sock:
         for number in range(count):
             # To the other side's address of the same number; 0x88b5 is for experiments (IEEE 802).
             other = programs.DEST if side == programs.SOURCE else programs.SOURCE
@@ -247,7 +247,8 @@ def announce(station: Station, side: int, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _raw(station: Station) -> Iterator[socket.socket]:
+def raw(station: Station) -> Iterator[socket.socket]:
+    """A socket that sends whole frames out of a station."""
     with station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((station.dev, 0))
         yield sock

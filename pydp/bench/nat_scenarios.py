@@ -58,9 +58,11 @@ def _flood(
     return rig, frames.Generator(rig.client, draws, stack, sent, timed=timed), sink
 
 
-def on_rigs(ways: Sequence[NatPath], build: Callable[[NatPath, ExitStack], Measure]) -> tuple[Way, ...]:
-    """These paths, each turned into what measures it by BUILD."""
-    return tuple(Way(path.name, path.title, functools.partial(build, path), _SLOW) for path in ways)
+def on_rigs(
+    ways: Sequence[NatPath], build: Callable[[NatPath, ExitStack], Measure], *, slow: float = _SLOW
+) -> tuple[Way, ...]:
+    """These paths, each turned into what measures it by BUILD, in about SLOW seconds."""
+    return tuple(Way(path.name, path.title, functools.partial(build, path), slow) for path in ways)
 
 
 FEW = "pydp-1"

@@ -28,12 +28,12 @@ def plain(size: int) -> Sent:
     return Sent(programs.frame(size), 0)
 
 
-def vxlan(sender: Node, receiver: Node) -> Sent:
-    """The 64-byte frame in VXLAN; RFC 7348."""
-    inner = programs.frame()
+def vxlan(sender: Node, receiver: Node, *, source: str = "", inner: bytes = b"") -> Sent:
+    """The 64-byte frame, or another INNER one, in VXLAN, from the sender's address or another SOURCE; RFC 7348."""
+    inner = inner or programs.frame()
     header = struct.pack("!BxxxI", 0x08, VNI << 8)
     udp = struct.pack("!4H", _SOURCE_PORT, _PORT, _UDP + _VXLAN + len(inner), 0)
-    outer = programs.ipv4(sender.address4, receiver.address4, socket.IPPROTO_UDP, udp + header + inner)
+    outer = programs.ipv4(source or sender.address4, receiver.address4, socket.IPPROTO_UDP, udp + header + inner)
     return Sent(ethernet(receiver.mac, sender.mac) + outer, _OUTER)
 
 
