@@ -16,6 +16,7 @@ from pydp.bench.blocks import Plan
 from pydp.bench.results import Results, evaluate
 from pydp.bench.scenario import Scenario
 from pydp.bench.scenarios import SCENARIOS
+from pydp.bench.statistics import MIN_BLOCKS
 from pydp.bench.watch import Watch, watching
 from pydp.errors import PydpError, UsageError
 
@@ -67,8 +68,27 @@ def choose(
         plan = scenario.quick if quick else scenario.full
         plan = replace(plan, noise=noise, blocks=blocks_wanted or plan.blocks)
         chosen.append((scenario.with_again() if again else scenario, plan))
-    bound = within or (QUICK if quick else math.inf)
-    return Choice(tuple(chosen), not names or COST in names, quick, bound)
+    choice = Choice(tuple(chosen), not names or COST in names, quick, within or (QUICK if quick else math.inf))
+    return choice if quick else _shortened(choice)
+
+
+def _shortened(choice: Choice) -> Choice:
+    """As much of it as there is time for: measurements are shorter, though no shorter than in a quick run, and there is
+    a most of blocks for all, though no fewer than it takes to say something.
+    """
+    share = min(choice.within / max(sum(choice.seconds().values()), 1), 1)
+    scenarios = [
+        (one, replace(plan, seconds=max(plan.seconds * share, min(one.quick.seconds, plan.seconds))))
+        for one, plan in choice.scenarios
+    ]
+    most = max((plan.blocks for _, plan in scenarios), default=0)
+    while True:
+        found = replace(
+            choice, scenarios=tuple((one, replace(plan, blocks=min(plan.blocks, most))) for one, plan in scenarios)
+        )
+        if most <= MIN_BLOCKS or sum(found.seconds().values()) <= choice.within:
+            return found
+        most -= 1
 
 
 def measure(choice: Choice, found: Results) -> None:

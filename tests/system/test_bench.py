@@ -229,6 +229,22 @@ def test_every_scenario_compares_paths_that_it_has() -> None:
         assert {name for one in scenario.comparisons for name in (one.path, *one.against)} <= names
 
 
+def test_less_time_makes_measurements_shorter_and_blocks_fewer() -> None:
+    def chosen(minutes: float | None) -> runner.Choice:
+        return runner.choose(
+            ["bridge"], quick=False, blocks_wanted=None, noise=0.6, again=False, within=minutes and minutes * 60
+        )
+
+    whole, bounded, little = chosen(None), chosen(10), chosen(0.01)
+    assert sum(bounded.seconds().values()) <= bounded.within == 600 < sum(whole.seconds().values())
+    for (one, plan), (_, least) in zip(bounded.scenarios, little.scenarios, strict=True):
+        assert least.blocks == 5
+        assert least.seconds == min(one.quick.seconds, one.full.seconds)
+        assert least.blocks <= plan.blocks <= one.full.blocks
+        assert least.seconds <= plan.seconds <= one.full.seconds
+    assert [plan for _, plan in whole.scenarios] == [one.full for one, _ in whole.scenarios]
+
+
 def test_a_run_reports_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
     arguments = ["bench", "bridge-xdp-64", "bridge-stream", "--quick", "--blocks", "1", "--noise", "1", "--aa"]
@@ -267,6 +283,7 @@ def test_a_target_that_is_not_met_fails_a_check_only() -> None:
         (["bridge-xpd"], "bridge-xpd: there is no such scenario or suite"),
         (["--blocks", "0"], "--blocks 0"),
         (["--noise", "2"], "--noise 2"),
+        (["--within", "0"], "--within 0"),
         (["--json", "/nowhere/at/all"], "--json /nowhere/at/all"),
     ],
 )
