@@ -47,7 +47,7 @@ report: root setup ## a quick run of all benchmarks, as a page and as JSON below
 # Everything, in about WITHIN minutes on a machine that has nothing else to do; README's figures are made from it.
 WITHIN := 30
 results: root setup ## a full run into results/, as JSON and as a page, and README's figures from it
-	@status=0; $(BIN)/pydp bench --within $(WITHIN) --json results/bench.json --html results/bench.html $(ARGS) || status=$$?; \
+	@mkdir -p results; status=0; $(BIN)/pydp bench --within $(WITHIN) --json results/bench.json --html results/bench.html $(ARGS) || status=$$?; \
 	$(BIN)/python -m pydp.bench.figures && exit $$status
 
 figures: setup ## write README's figures anew from results/bench.json
