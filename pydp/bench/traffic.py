@@ -48,11 +48,14 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """``offered`` frames a second left, the share ``lost`` of which did not arrive."""
+    """``offered`` frames a second left, the share ``lost`` of which did not arrive, and the share ``disordered`` after
+    one that left later.
+    """
 
     offered: float
     lost: float
     delays: Delays
+    disordered: float = 0
 
 
 class Load:
@@ -77,7 +80,9 @@ class Load:
         arrived = self._sink.settled(before.packets + count).since(before)
         if arrived.corrupt:
             raise BenchError(f"{arrived.corrupt} of {arrived.packets} frames did not arrive as they were sent")
-        return Trial(offered, max(1 - arrived.packets / count, 0), Delays.read(self._sink).since(delays))
+        taken = Delays.read(self._sink).since(delays)
+        disordered = arrived.disordered / max(arrived.packets, 1)
+        return Trial(offered, max(1 - arrived.packets / count, 0), taken, disordered)
 
     def lossfree(self) -> float:
         """The highest rate at which no frame is lost (RFC 2544, section 26.1), or the highest at which we can send:
@@ -143,7 +148,7 @@ def delay(percent: int) -> Traffic:
         def measure(seconds: float) -> Sample:
             trial = load.share(percent / 100, seconds)
             found = trial.delays.percentiles()
-            return Sample(found["50"], percentiles=found, offered=trial.offered)
+            return Sample(found["50"], disordered=trial.disordered, offered=trial.offered, percentiles=found)
 
         return measure
 

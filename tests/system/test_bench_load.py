@@ -151,3 +151,5 @@ def test_a_way_has_delays(stack: ExitStack, name: str, number: int) -> None:
     assert found.value == found.percentiles["50"]
     assert found.offered
     assert found.offered > 1000
+    assert found.disordered is not None
+    assert found.disordered < 0.01
