@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 C_SOURCES := find bpf_src -name '*.[ch]' -print0 | xargs -0r
 
-.PHONY: help setup root check format test demo bench report dashboards clean
+.PHONY: help setup root check format test demo bench report results figures dashboards clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,6 +43,15 @@ bench: root setup ## the benchmarks, with medians and intervals
 report: root setup ## a quick run of all benchmarks, as a page and as JSON below build/
 	@mkdir -p build
 	@$(BIN)/pydp bench --quick --json build/bench.json --html build/bench.html $(ARGS)
+
+# Everything, in about WITHIN minutes on a machine that has nothing else to do; README's figures are made from it.
+WITHIN := 30
+results: root setup ## a full run into results/, as JSON and as a page, and README's figures from it
+	@mkdir -p results; status=0; $(BIN)/pydp bench --within $(WITHIN) --json results/bench.json --html results/bench.html $(ARGS) || status=$$?; \
+	$(BIN)/python -m pydp.bench.figures && exit $$status
+
+figures: setup ## write README's figures anew from results/bench.json
+	@$(BIN)/python -m pydp.bench.figures
 
 dashboards: setup ## write Grafana's dashboards anew from their sources
 	@$(BIN)/python -m pydp.monitoring

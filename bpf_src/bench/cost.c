@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // Put behind a composed program: what that costs per packet when every packet has other addresses.
 
+#define BENCH_TIMED 0
 #include "bench/vary.h"
 
 /* Constants behind those of the stages: the side (enum bench_side) of each address. */

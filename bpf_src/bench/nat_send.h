@@ -32,8 +32,8 @@ static __always_inline __u64 bench_words(__u64 value)
 }
 
 /* Make the frame the next one. Its head has zero for the addresses, the source port and what varies, and checksums that
- * fit. With TIMED the number is the time, in ns. */
-static __always_inline int bench_send_flow(struct xdp_md *ctx, const bool tcp, const bool timed)
+ * fit. */
+static __always_inline int bench_send_flow(struct xdp_md *ctx, const bool tcp)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	const int payload = tcp ? BENCH_TCP_PAYLOAD : BENCH_UDP_PAYLOAD;
@@ -47,8 +47,7 @@ static __always_inline int bench_send_flow(struct xdp_md *ctx, const bool tcp, c
 	__u32 flow = BENCH_FRESH ? number : draw->source;
 	__u32 client = BENCH_CLIENTS + (flow >> BENCH_FLOW_PORTS & BENCH_FLOW_CLIENTS);
 	__u32 port = 0x8000 | (flow & 0x7fff);
-	if (timed)
-		number = bpf_ktime_get_ns();
+	bench_leave(&number);
 	__u64 check = bench_check(number, client, port);
 	__u32 saddr = bpf_htonl(client), daddr = bpf_htonl(draw->dest);
 	__be16 sport = bpf_htons(port);
@@ -68,15 +67,10 @@ static __always_inline int bench_send_flow(struct xdp_md *ctx, const bool tcp, c
 
 int bench_send_udp_flow(struct xdp_md *ctx)
 {
-	return bench_send_flow(ctx, false, false);
+	return bench_send_flow(ctx, false);
 }
 
 int bench_send_tcp_flow(struct xdp_md *ctx)
 {
-	return bench_send_flow(ctx, true, false);
-}
-
-int bench_send_timed_flow(struct xdp_md *ctx)
-{
-	return bench_send_flow(ctx, false, true);
+	return bench_send_flow(ctx, true);
 }

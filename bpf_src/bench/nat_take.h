@@ -8,13 +8,6 @@
 /* Their destination port. */
 #define BENCH_END_PORT	CONSTANT(2)
 
-enum bench_delay {
-	BENCH_DELAYS = 65536, /* times kept */
-};
-
-/* Written by the datapath: how long packets were under way, in ns. Index: number of the arrival modulo BENCH_DELAYS. */
-BPF_TABLE("array", __u32, __u64, bench_delays, BENCH_DELAYS);
-
 /* The sum of the 16-bit words from AT on, of which there are COUNT. */
 static __always_inline __u64 bench_sum(const void *at, const int count)
 {
@@ -33,10 +26,11 @@ static __always_inline bool bench_sums_up(__u64 sum)
 	return sum == 0xffff;
 }
 
-/* Are both checksums right? LENGTH is that of what follows the IPv4 header. */
+/* Are both checksums right? What is behind the first LENGTH bytes that follow the IPv4 header is all zero. */
 static __always_inline bool bench_right(const void *frame, __u8 protocol, const int length)
 {
-	__u64 pseudo = bench_sum(frame + 26, 4) + bpf_htons(protocol) + bpf_htons(length);
+	__u16 whole = bpf_ntohs(*(__be16 *)(frame + 16)) - 20;
+	__u64 pseudo = bench_sum(frame + 26, 4) + bpf_htons(protocol) + bpf_htons(whole);
 	return bench_sums_up(bench_sum(frame + 14, 10)) && bench_sums_up(pseudo + bench_sum(frame + 34, length / 2));
 }
 
@@ -79,20 +73,4 @@ int bench_sink_udp_flow(hook_ctx *ctx)
 int bench_sink_tcp_flow(hook_ctx *ctx)
 {
 	return bench_take_flow(ctx, true);
-}
-
-/* How long packets were under way. */
-int bench_sink_timed_flow(hook_ctx *ctx)
-{
-	__u32 zero = 0, client, port;
-	__u64 now = bpf_ktime_get_ns();
-	struct bench_arrival *arrival = bench_arrivals.lookup(&zero);
-	void *data = bench_flow_frame(ctx, false, &client, &port);
-	if (!arrival || !data)
-		return hook_pass();
-	__u32 index = arrival->packets & (BENCH_DELAYS - 1);
-	__u64 *delay = bench_delays.lookup(&index);
-	if (delay)
-		*delay = now - *(__u64 *)(data + BENCH_NUMBER);
-	return bench_take(ctx, arrival, data, client, port);
 }

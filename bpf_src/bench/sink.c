@@ -5,6 +5,7 @@
 #include <uapi/linux/in.h>
 
 #include "bench/frame.h"
+#include "bench/delay.h"
 
 enum bench_mark {
 	BENCH_MARK_EVERY = 1024, /* frames from one look at the clock to the next: then looking costs nothing */
@@ -49,7 +50,9 @@ static __always_inline int bench_take(hook_ctx *ctx, struct bench_arrival *arriv
 		arrival->disordered++;
 	else
 		arrival->highest = number;
-	if (!(number & (BENCH_MARK_EVERY - 1)))
+	if (BENCH_TIMED)
+		bench_arrive(bpf_ktime_get_ns(), number);
+	else if (!(number & (BENCH_MARK_EVERY - 1)))
 		bench_mark(number);
 	return hook_drop();
 }

@@ -2,6 +2,7 @@
 // Makes one frame after the other out of the same bytes: the kernel gives a test run its packet back as it was left.
 
 #include "bench/frame.h"
+#include "bench/pace.h"
 
 /* How every frame begins, before it is varied. */
 struct bench_head {
@@ -48,6 +49,7 @@ static __always_inline bool bench_vary(void *data, void *end, __u16 source_side,
 	struct bench_draw *draw = bench_next(&number);
 	if (!draw)
 		return false;
+	bench_leave(&number);
 	bench_write_address(data, dest_side, draw->dest);
 	bench_write_address(data + 6, source_side, draw->source);
 	*(__u64 *)(data + BENCH_NUMBER) = number;
@@ -75,6 +77,7 @@ static __always_inline bool bench_vary_packet(void *data, void *end)
 	struct bench_draw *draw = bench_next(&number);
 	if (!draw)
 		return false;
+	bench_leave(&number);
 	__u32 source = bpf_htonl(draw->source), dest = bpf_htonl(draw->dest);
 	__u32 sum = (__u16) ~*(__be16 *)(data + 10); /* RFC 1624 */
 	sum += (source & 0xffff) + (source >> 16) + (dest & 0xffff) + (dest >> 16);

@@ -16,14 +16,17 @@ from pydp.lab import LabError
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One measurement. ``value`` is in the scenario's unit; ``cpu_ns`` is the CPU time it cost per packet or per
-    kilobyte, ``lost`` the share that did not arrive, ``disordered`` the share that came after a later one: None where
-    that is not known.
+    kilobyte, ``lost`` the share that did not arrive, ``disordered`` the share that came after a later one, ``offered``
+    how many a second were sent by the clock: None where that is not known. ``percentiles`` are those of delays, in
+    seconds, by their names, such as "99.9".
     """
 
     value: float
     cpu_ns: float | None = None
     lost: float | None = None
     disordered: float | None = None
+    offered: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pydp.errors import NotAllowed, PydpError, UsageError
 if TYPE_CHECKING:
     from pydp.bench.results import Results
 
-SUITES = ("bridge", "vxlan", "ipip", "nat", "cost")
+SUITES = ("bridge", "vxlan", "ipip", "nat", "macvlan", "cost")
 _FAILED, INTERRUPTED = 1, 130
 _TWO = 2  # files that are compared
 
@@ -45,6 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--blocks", type=int, metavar="N", help="blocks to measure, instead of each scenario's own number"
     )
     parser.add_argument(
+        "--within", type=float, metavar="MINUTES",
+        help="fewer blocks of each, so that all is done in about so many minutes (default: as long as it takes)",
+    )  # fmt: skip
+    parser.add_argument(
         "--noise", type=float, metavar="SHARE", default=0.6,
         help="discard blocks in which others waited for, or were given, more of the CPUs (default: %(default)s)",
     )  # fmt: skip
@@ -74,6 +78,8 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is built."""
     if args.blocks is not None and args.blocks < 1:
         raise UsageError(f"--blocks {args.blocks}: at least 1")
+    if args.within is not None and not args.within > 0:
+        raise UsageError(f"--within {args.within:g}: minutes, more than 0")
     if not 0 < args.noise <= 1:
         raise UsageError(f"--noise {args.noise:g}: a share, more than 0 and up to 1")
     if not 0 <= args.tolerance < 1:
@@ -97,12 +103,13 @@ def _measure(args: argparse.Namespace) -> int:
     from pydp.lab import sweep
 
     choice = runner.choose(
-        args.what, quick=args.quick, blocks_wanted=args.blocks, noise=args.noise, again=args.aa
+        args.what, quick=args.quick, blocks_wanted=args.blocks, noise=args.noise, again=args.aa,
+        within=args.within and args.within * 60,
     )  # fmt: skip
     if os.geteuid() != 0:
         raise NotAllowed("benchmarks make network namespaces and load programs", hint="run as root")
     sweep(PREFIX)
-    found = Results.begin({key: getattr(args, key) for key in ("what", "quick", "blocks", "noise", "aa")})
+    found = Results.begin({key: getattr(args, key) for key in ("what", "quick", "blocks", "within", "noise", "aa")})
     with terminable():
         try:
             runner.measure(choice, found)

@@ -11,15 +11,20 @@ from pydp.bench import frames, nat_frames, nat_paths, paths, programs
 from pydp.bench.blocks import Measure, Plan, Sample
 from pydp.bench.floods import flood_of_frames, on_segment
 from pydp.bench.nat_paths import BACKENDS, NATIVE, NatPath
-from pydp.bench.nat_scenarios import MANY, MOST, on_rigs
+from pydp.bench.nat_scenarios import MANY, MOST, established, on_rigs
 from pydp.bench.paths import Shape
 from pydp.bench.scenario import Comparison, Point, Scenario
+from pydp.bench.traffic import FLOOD, Port
 
 _FULL, _QUICK = Plan(20, 0.1, 20), Plan(5, 0.05, 5)
 _ENTRIES = (2, 64, 1024, 16384, 131_072, 1_048_576)  # FDB entries: as many as are talked to, half on each side
 _SIZES = (64, 128, 256, 512, 1024, 1280, 1518)  # bytes of a frame, with its check sequence: RFC 2544, section 9.1
 _FLOWS = (1, 100, MANY, MOST)
+_MILLION = 1_000_000  # which takes a minute to begin
+_TRACKED = 262_144  # flows that nf_conntrack takes unless somebody changes that for the whole machine
+_ESTABLISHED = 20_000  # flows a second
 _SERVICES = (1, 100, MANY, MOST)
+_NAT_SIZES = (64, 512, 1514)  # without a check sequence
 _CHECK_SEQUENCE = 4  # bytes that a veth has none of; the shortest frame has 64 all the same, as everywhere here
 _ANNOUNCED = 50_000  # addresses a second
 _DISTRIBUTIONS = {"uniform": programs.uniform, "zipf": programs.zipf}
@@ -72,7 +77,7 @@ def flows(path: NatPath, stack: ExitStack, *, count: int, distribution: str) -> 
     generator = frames.Generator(rig.client, draws, stack, nat_frames.sent(rig, "udp"))
     if path.translates:
         nat_frames.establish(rig, "udp", count, service, BACKENDS[1])
-    return frames.flood(generator, sink)
+    return FLOOD.begin(generator, sink, Port(rig.router.ns, rig.client.port))
 
 
 def services(path: NatPath, stack: ExitStack, *, count: int, distribution: str) -> Measure:
@@ -81,9 +86,8 @@ def services(path: NatPath, stack: ExitStack, *, count: int, distribution: str) 
     nat_paths.take_frames(path, rig)
     sink = frames.Sink(rig.server, "tc", stack, nat_frames.sought("udp", translated=path.translates))
     draws = nat_frames.drawn(1, [nat_paths.address_of(number) for number in range(count)], distribution)
-    flood = frames.flood(
-        frames.Generator(rig.client, draws, stack, nat_frames.sent(rig, "udp", fresh=True)), sink
-    )  # fmt: skip
+    generator = frames.Generator(rig.client, draws, stack, nat_frames.sent(rig, "udp", fresh=True))
+    flood = FLOOD.begin(generator, sink, Port(rig.router.ns, rig.client.port))
 
     def measure(seconds: float) -> Sample:
         rig.router.ns.call(path.forget)
@@ -93,18 +97,32 @@ def services(path: NatPath, stack: ExitStack, *, count: int, distribution: str) 
 
 
 def _flows(count: int, distribution: str) -> Scenario:
-    ways = (
-        *(nat_paths.native(name) for name in NATIVE), nat_paths.pydp("xdp", options={"flows": max(262_144, 2 * count)}),
-        nat_paths.bare("xdp", "devmap"),
-    )  # fmt: skip
+    natives = NATIVE if count < _TRACKED else ()
+    mine = nat_paths.pydp("xdp", options={"flows": max(_TRACKED, 2 * count)})
+    ways = (*(nat_paths.native(name) for name in natives), mine, nat_paths.bare("xdp", "devmap"))
     return Scenario(
         name=f"nat-flows-{count}-{distribution}",
         title=f"NAT of a service, XDP, {count:,} flow{'s' * (count > 1)} of UDP that stand, {distribution}",
         unit="Mpps", scale=1e6, cpu_per="packet",
-        paths=on_rigs(ways, functools.partial(flows, count=count, distribution=distribution)),
-        comparisons=(Comparison("pydp", NATIVE), Comparison("pydp", ("devmap",))),
+        paths=on_rigs(
+            ways, functools.partial(flows, count=count, distribution=distribution), slow=2 + count / _ESTABLISHED
+        ),
+        comparisons=(*([Comparison("pydp", natives)] if natives else []), Comparison("pydp", ("devmap",))),
         full=_FULL, quick=_QUICK, brief=False,
         point=Point("nat-flows", "NAT: flows that stand", "flows", count, distribution),
+    )  # fmt: skip
+
+
+def _nat_size(size: int) -> Scenario:
+    build = functools.partial(established, protocol="udp", flows=1000, more=size - programs.SHORTEST)
+    return Scenario(
+        name=f"nat-size-{size}",
+        title=f"NAT of a service, XDP, 1000 flows of UDP that stand, frames of {size} bytes",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_rigs((nat_paths.native("nftables"), nat_paths.pydp("xdp"), nat_paths.bare("xdp", "devmap")), build),
+        comparisons=(Comparison("pydp", ("nftables",)), Comparison("pydp", ("devmap",))),
+        full=_FULL, quick=_QUICK, brief=False,
+        point=Point("nat-size", "NAT: size of frames", "bytes of a frame", size),
     )  # fmt: skip
 
 
@@ -124,8 +142,9 @@ def _services(count: int, distribution: str) -> Scenario:
 
 
 def _nat() -> Iterator[Scenario]:
-    for distribution in _DISTRIBUTIONS:
-        yield from (_flows(count, distribution) for count in _FLOWS)
+    yield from (_nat_size(size) for size in _NAT_SIZES)
+    yield from (_flows(count, "uniform") for count in (*_FLOWS, _MILLION))
+    yield from (_flows(count, "zipf") for count in _FLOWS)
     for distribution in _DISTRIBUTIONS:
         yield from (_services(count, distribution) for count in _SERVICES)
 

@@ -11,12 +11,14 @@ from pydp.bench import frames, paths, programs
 from pydp.bench.blocks import Measure
 from pydp.bench.paths import Path, Shape
 from pydp.bench.scenario import Way
+from pydp.bench.traffic import FLOOD, Port, Traffic
 from pydp.lab import Segment, set_offloads
 
 
 def flood_of_frames(
-    entries: int, sink: str, *, size: int = programs.SHORTEST, draws: programs.Draws | None = None
-) -> Callable[[Segment, Path, ExitStack], Measure]:
+    entries: int, sink: str, *, size: int = programs.SHORTEST, draws: programs.Draws | None = None,
+    traffic: Traffic = FLOOD,
+) -> Callable[[Segment, Path, ExitStack], Measure]:  # fmt: skip
     """Frames of SIZE bytes from ENTRIES/2 addresses to as many, counted on the hook SINK of the receiver; pairs of them
     come as DRAWS says, or uniformly.
     """
@@ -27,12 +29,12 @@ def flood_of_frames(
             # Once the device is up: switched on before, GRO makes it poll, but does not tell its peer that it may be
             # sent XDP frames (veth_open, drivers/net/veth.c).
             set_offloads(segment.sw, sender.port, {"gro": True})
-        counting = frames.Sink(receiver, sink, stack)
+        counting = frames.Sink(receiver, sink, stack, timed=traffic.timed)
         sent = frames.Sent(programs.frame(size), 0) if size != programs.SHORTEST else None
-        generator = frames.Generator(sender, draws or programs.uniform(entries), stack, sent)
+        generator = frames.Generator(sender, draws or programs.uniform(entries), stack, sent, timed=traffic.timed)
         frames.announce(sender, programs.SOURCE, entries // 2)
         frames.announce(receiver, programs.DEST, entries // 2)
-        return frames.flood(generator, counting)
+        return traffic.begin(generator, counting, Port(segment.sw, sender.port))
 
     return prepare
 

@@ -21,13 +21,14 @@ from ebpf.loader import load
 from ebpf.maps import Map
 from ebpf.testrun import live_frames
 from pydp.bench import programs
-from pydp.bench.blocks import Measure, Sample
-from pydp.bench.cpus import pair, pinned
+from pydp.bench.cpus import pair, pinned, undisturbed
 from pydp.bench.errors import BenchError
 from pydp.lab import Namespace
 
 _OFFSET = 0  # constant BENCH_OFFSET
 _DRAWS_MASK = 2  # constant BENCH_DRAWS_MASK
+_TIMED = 3  # constant BENCH_TIMED
+_TICKS = 6  # BENCH_TICKS
 MARK_EVERY, MARKS = 1024, 4096  # enum bench_mark
 _SMALLEST = 20 * MARK_EVERY  # frames of a run
 _LARGEST = (MARKS - 2) * MARK_EVERY  # or marks would be written twice
@@ -122,16 +123,19 @@ class Run:
 
 class Sink:
     """Counts what arrives at a station, on the hook where its traffic comes by: the generator's frames as they are, or
-    what is SOUGHT.
+    what is SOUGHT; with TIMED also how long each was under way.
     """
 
-    def __init__(self, station: Station, hook: str, stack: ExitStack, sought: Programmed | None = None) -> None:
+    def __init__(
+        self, station: Station, hook: str, stack: ExitStack, sought: Programmed | None = None, *, timed: bool = False
+    ) -> None:
         name = sought.program if sought else "bench_sink"
         source = programs.compiled("sink", hook)
         self.maps = programs.create_maps(source, name, stack)
         self._arrivals: Map = self.maps["bench_arrivals"]
         self._marks: Map = self.maps["bench_marks"]
-        program = stack.enter_context(load(source, name, hook, self.maps, constants=sought.constants if sought else {}))
+        constants = {**(sought.constants if sought else {}), _TIMED: int(timed)}
+        program = stack.enter_context(load(source, name, hook, self.maps, constants=constants))
         ifindex = station.ns.ifindex(station.dev)
         link = station.ns.call(attach, program, ifindex, hook, name=station.dev)
         stack.callback(station.ns.call, link.detach)
@@ -165,10 +169,13 @@ class Sink:
 
 class Generator:
     """Sends from a station `programs.frame`, or what SENT says, with DRAWS in turn, of which there are a power of two.
-    The device at the other end must poll with NAPI.
+    The device at the other end must poll with NAPI. With TIMED frames say when they left.
     """
 
-    def __init__(self, station: Station, draws: programs.Draws, stack: ExitStack, sent: Headed | None = None) -> None:
+    def __init__(
+        self, station: Station, draws: programs.Draws, stack: ExitStack, sent: Headed | None = None,
+        *, timed: bool = False,
+    ) -> None:  # fmt: skip
         name = sent.program if sent else "bench_send"
         source = programs.compiled("generator")
         maps = programs.create_maps(source, name, stack, draws=len(draws))
@@ -176,7 +183,10 @@ class Generator:
         self._frame = sent.frame if sent else programs.frame()
         if sent:
             programs.write_head(maps, sent.frame)
-        constants = {**(sent.constants if sent else {}), _DRAWS_MASK: len(draws) - 1}
+        if timed:
+            maps["bench_paces"].set(0, (0, 0, 1, 0, 0, 0, 0))
+        self._paces: Map = maps["bench_paces"]
+        constants = {**(sent.constants if sent else {}), _DRAWS_MASK: len(draws) - 1, _TIMED: int(timed)}
         self._program = stack.enter_context(load(source, name, "xdp", maps, constants=constants))
         self._ns = station.ns
         self._ifindex = station.ns.ifindex(station.dev)
@@ -190,6 +200,18 @@ class Generator:
         run = self._send(sink, min(max(int(self._rate * seconds), _SMALLEST), _LARGEST))
         self._rate = run.per_second
         return run
+
+    def offer(self, count: int, rate: float, burst: int) -> float:
+        """Send about so many timed frames at a RATE of frames a second, BURST of them together, a power of two; gives
+        the rate at which they left but for when others had the CPU; it is less where there was no time.
+        """
+        count = -(-count // burst) * burst
+        self._paces.set(0, (round(burst / rate * 1e9 * (1 << _TICKS)), 0, burst, 0, 0, 0, 0))
+        with pinned(pair()[0]), undisturbed():
+            self._ns.call(live_frames, self._program, self._frame, count, ifindex=self._ifindex, batch=burst)
+        self._sent += count
+        _, _, _, sent, begun, last, stalled = self._paces.get(0)
+        return float((sent - burst) * 1e9 / max(last - begun - stalled, 1))
 
     def send_each(self, count: int) -> None:
         """Send so many frames, each when the one before has been dealt with."""
@@ -215,20 +237,9 @@ class Generator:
         return Run(1 / sink.pace(first, count), 1 - arrived.packets / count, arrived.disordered / arrived.packets)
 
 
-def flood(generator: Generator, sink: Sink) -> Measure:
-    """Measure how many frames a second arrive."""
-
-    def measure(seconds: float) -> Sample:
-        run = generator.run(sink, seconds)
-        # Generator, path and sink share one CPU, which does nothing else: its time per packet follows.
-        return Sample(run.per_second, 1e9 / run.per_second, run.lost, run.disordered)
-
-    return measure
-
-
 def announce(station: Station, side: int, count: int) -> None:
     """Send a frame from every address of one side, so that a bridge learns where they are."""
-    with _raw(station) as sock:
+    with raw(station) as sock:
         for number in range(count):
             # To the other side's address of the same number; 0x88b5 is for experiments (IEEE 802).
             other = programs.DEST if side == programs.SOURCE else programs.SOURCE
@@ -236,7 +247,8 @@ def announce(station: Station, side: int, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _raw(station: Station) -> Iterator[socket.socket]:
+def raw(station: Station) -> Iterator[socket.socket]:
+    """A socket that sends whole frames out of a station."""
     with station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((station.dev, 0))
         yield sock

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from pydp.bench import programs
-from pydp.bench.frames import Sink
 from pydp.bench.nat_paths import BACKEND_PORT, BACKENDS, CLIENTS, SERVICE_PORT, SERVICES, Rig
 from pydp.bench.tunnel_frames import ethernet
 from pydp.lab import Namespace
@@ -29,16 +28,15 @@ _CLIENT_SEQUENCE, _SERVER_SEQUENCE = 1000, 5000
 
 @dataclass(frozen=True, slots=True)
 class FlowsSent:
-    """What the generator of flows sends; with ``fresh`` each packet begins one, ``timed`` ones say when they left."""
+    """What the generator of flows sends; with ``fresh`` each packet begins one."""
 
     frame: bytes
     protocol: Protocol
     fresh: bool = False
-    timed: bool = False
 
     @property
     def program(self) -> str:
-        return f"bench_send_{'timed' if self.timed else self.protocol}_flow"
+        return f"bench_send_{self.protocol}_flow"
 
     @property
     def constants(self) -> Mapping[int, int]:
@@ -52,28 +50,27 @@ class FlowsSought:
     protocol: Protocol
     ends: IPv4Network
     port: int
-    timed: bool = False
 
     @property
     def program(self) -> str:
-        return f"bench_sink_{'timed' if self.timed else self.protocol}_flow"
+        return f"bench_sink_{self.protocol}_flow"
 
     @property
     def constants(self) -> Mapping[int, int]:
         return {_ENDS: int(self.ends.network_address), _MASK: int(self.ends.netmask), _PORT: self.port}
 
 
-def sent(rig: Rig, protocol: Protocol, *, fresh: bool = False, timed: bool = False) -> FlowsSent:
-    """From clients to services, by way of the router."""
-    head = _segment(protocol, "0.0.0.0", 0, "0.0.0.0", SERVICE_PORT, bytes(_PAYLOAD[protocol]), _ACK)
-    return FlowsSent(ethernet(rig.port_mac(rig.client), rig.client.mac) + head, protocol, fresh, timed)
+def sent(rig: Rig, protocol: Protocol, *, fresh: bool = False, more: int = 0) -> FlowsSent:
+    """From clients to services, by way of the router; with so many bytes MORE than the shortest."""
+    head = _segment(protocol, "0.0.0.0", 0, "0.0.0.0", SERVICE_PORT, bytes(_PAYLOAD[protocol] + more), _ACK)
+    return FlowsSent(ethernet(rig.port_mac(rig.client), rig.client.mac) + head, protocol, fresh)
 
 
-def sought(protocol: Protocol, *, translated: bool = True, timed: bool = False) -> FlowsSought:
+def sought(protocol: Protocol, *, translated: bool = True) -> FlowsSought:
     """What reaches backends, or without translation what was for services."""
     if translated:
-        return FlowsSought(protocol, BACKENDS, BACKEND_PORT, timed)
-    return FlowsSought(protocol, SERVICES, SERVICE_PORT, timed)
+        return FlowsSought(protocol, BACKENDS, BACKEND_PORT)
+    return FlowsSought(protocol, SERVICES, SERVICE_PORT)
 
 
 def draws(flows: int, services: Iterable[IPv4Address]) -> programs.Draws:
@@ -85,11 +82,11 @@ def draws(flows: int, services: Iterable[IPv4Address]) -> programs.Draws:
 def drawn(flows: int, services: Sequence[IPv4Address], distribution: str) -> programs.Draws:
     """The same, flows and services drawn "uniform" or "zipf", the n-th being 1/n as likely as the first."""
     draw, count = random.Random(1), programs.enough(max(flows, len(services)))
-    numbers, ends = (_choices(draw, size, distribution, count) for size in (flows, len(services)))
+    numbers, ends = (choices(draw, size, distribution, count) for size in (flows, len(services)))
     return [(number, int(services[end])) for number, end in zip(numbers, ends, strict=True)]
 
 
-def _choices(draw: random.Random, size: int, distribution: str, count: int) -> list[int]:
+def choices(draw: random.Random, size: int, distribution: str, count: int) -> list[int]:
     weights = None if distribution == "uniform" else list(itertools.accumulate(1 / n for n in range(1, size + 1)))
     return draw.choices(range(size), cum_weights=weights, k=count)
 
@@ -105,13 +102,6 @@ def establish(rig: Rig, protocol: Protocol, flows: int, service: IPv4Address, ba
             client.send(forth + _segment(protocol, *to, b"", _SYN))
             server.send(back + _segment(protocol, *reply, b"", _SYN_ACK))
             client.send(forth + _segment(protocol, *to, b"", _ACK))
-
-
-def delays(sink: Sink, first: int, count: int) -> list[int]:
-    """How long the arrivals from number FIRST on were under way, in ns; the last 65536 at most."""
-    _, raw = sink.maps["bench_delays"].raw()
-    times = memoryview(raw).cast("Q")
-    return [times[number % len(times)] for number in range(first, first + count)]
 
 
 def _raw(ns: Namespace, dev: str) -> socket.socket:

@@ -12,25 +12,32 @@ from pydp.bench.blocks import Measure, Plan, Sample
 from pydp.bench.nat_paths import BACKENDS, NATIVE, NatPath, Rig
 from pydp.bench.scenario import Comparison, Scenario, Way
 from pydp.bench.statistics import Target
+from pydp.bench.traffic import FLOOD, Port, Traffic
 from pydp.services.model import Protocol
 
 _SLOW = 2.0  # s to build a way
 Counted = Callable[..., Measure]  # what measures a path with a count of services
 
 
-def established(path: NatPath, stack: ExitStack, *, protocol: Protocol, flows: int) -> Measure:
-    """Packets of connections that stand, from clients to one service with one backend, counted at the server."""
-    rig, generator, sink = _flood(path, stack, protocol, nat_frames.draws(flows, [nat_paths.address_of(0)]))
+def established(
+    path: NatPath, stack: ExitStack, *, protocol: Protocol, flows: int, hook: str = "xdp", traffic: Traffic = FLOOD,
+    more: int = 0,
+) -> Measure:  # fmt: skip
+    """Packets of connections that stand, so many bytes MORE than the shortest, from clients to one service with one
+    backend, counted at the server on HOOK: what tc hands to the server's device at once passes by XDP there.
+    """
+    draws = nat_frames.draws(flows, [nat_paths.address_of(0)])
+    rig, generator, sink = _flood(path, stack, protocol, draws, hook, timed=traffic.timed, more=more)
     if path.translates:
         nat_frames.establish(rig, protocol, flows, nat_paths.address_of(0), BACKENDS[1])
-    return frames.flood(generator, sink)
+    return traffic.begin(generator, sink, Port(rig.router.ns, rig.client.port))
 
 
 def fresh(path: NatPath, stack: ExitStack) -> Measure:
     """Datagrams each of which begins a flow, in a table that is empty before."""
     draws = nat_frames.draws(1, [nat_paths.address_of(0)])
-    rig, generator, sink = _flood(path, stack, "udp", draws, fresh=True)
-    flood = frames.flood(generator, sink)
+    rig, generator, sink = _flood(path, stack, "udp", draws, "tc", fresh=True)
+    flood = FLOOD.begin(generator, sink, Port(rig.router.ns, rig.client.port))
 
     def measure(seconds: float) -> Sample:
         rig.router.ns.call(path.forget)
@@ -40,20 +47,22 @@ def fresh(path: NatPath, stack: ExitStack) -> Measure:
 
 
 def _flood(
-    path: NatPath, stack: ExitStack, protocol: Protocol, draws: Sequence[tuple[int, int]], *, fresh: bool = False
-) -> tuple[Rig, frames.Generator, frames.Sink]:
-    rig = nat_paths.make_rig(path, nat_paths.services(1, protocol=protocol), stack, xdp=True)
+    path: NatPath, stack: ExitStack, protocol: Protocol, draws: Sequence[tuple[int, int]], hook: str,
+    *, fresh: bool = False, timed: bool = False, more: int = 0,
+) -> tuple[Rig, frames.Generator, frames.Sink]:  # fmt: skip
+    rig = nat_paths.make_rig(path, nat_paths.services(1, protocol=protocol), stack, xdp=hook == "xdp" or fresh)
     nat_paths.take_frames(path, rig)
-    # What tc hands to the server's device at once passes by XDP there.
-    hook = "tc" if fresh else "xdp"
-    sink = frames.Sink(rig.server, hook, stack, nat_frames.sought(protocol, translated=path.translates))
-    generator = frames.Generator(rig.client, draws, stack, nat_frames.sent(rig, protocol, fresh=fresh))
-    return rig, generator, sink
+    sought = nat_frames.sought(protocol, translated=path.translates)
+    sink = frames.Sink(rig.server, hook, stack, sought, timed=timed)
+    sent = nat_frames.sent(rig, protocol, fresh=fresh, more=more)
+    return rig, frames.Generator(rig.client, draws, stack, sent, timed=timed), sink
 
 
-def on_rigs(ways: Sequence[NatPath], build: Callable[[NatPath, ExitStack], Measure]) -> tuple[Way, ...]:
-    """These paths, each turned into what measures it by BUILD."""
-    return tuple(Way(path.name, path.title, functools.partial(build, path), _SLOW) for path in ways)
+def on_rigs(
+    ways: Sequence[NatPath], build: Callable[[NatPath, ExitStack], Measure], *, slow: float = _SLOW
+) -> tuple[Way, ...]:
+    """These paths, each turned into what measures it by BUILD, in about SLOW seconds."""
+    return tuple(Way(path.name, path.title, functools.partial(build, path), slow) for path in ways)
 
 
 FEW = "pydp-1"
@@ -89,7 +98,7 @@ def _connect(count: int, comparisons: tuple[Comparison, ...], *more: tuple[NatPa
     return Scenario(
         name=f"nat-connect-{count}",
         title=f"NAT of {count:,} service{'s' if count > 1 else ''}, tc: TCP connect, request, close",
-        unit="k/s", scale=1e3,
+        unit="k/s", scale=1e3, cpu_per="connection",
         paths=tuple(_counted(nat_streams.connections, path, number) for path, number in ways),
         comparisons=comparisons,
         full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=count == 1,
@@ -113,6 +122,17 @@ def _telling(name: str, what: str, build: Counted, full: Plan, quick: Plan) -> S
 
 NAT_SCENARIOS: tuple[Scenario, ...] = (
     *(_established(protocol, flows) for protocol in ("udp", "tcp") for flows in (1, 1000)),
+    Scenario(
+        name="nat-tc-udp-1000",
+        title="NAT of a service, tc, 1000 flows of UDP that stand, 64-byte packets",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_rigs(
+            (*_KERNEL, nat_paths.pydp("tc"), nat_paths.bare("tc", "redirect"), nat_paths.bare("tc", "peer")),
+            functools.partial(established, protocol="udp", flows=1000, hook="tc"),
+        ),
+        comparisons=(Comparison("pydp", NATIVE), Comparison("pydp", ("redirect", "peer"))),
+        full=Plan(30, 0.1, 30), quick=Plan(12, 0.05, 12), brief=False,
+    ),
     Scenario(
         name="nat-new",
         title="NAT of a service: flows of UDP begun, 64-byte packets",

@@ -4,22 +4,18 @@
 from __future__ import annotations
 
 import random
-import socket
-import time
 from contextlib import ExitStack
-from statistics import median, quantiles
 
 from pydp import lab
-from pydp.bench import frames, nat_frames, nat_paths
+from pydp.bench import frames, nat_frames, nat_paths, streams
 from pydp.bench.blocks import Measure, Sample
-from pydp.bench.cpus import pair, pinned
+from pydp.bench.cpus import pair
+from pydp.bench.delays import Delays
 from pydp.bench.nat_paths import BACKEND_PORT, BACKENDS, SERVICE_PORT, NatPath, Rig
 from pydp.bench.streams import iperf
 from pydp.lab import LabError
-from pydp.lab.stream import Counters, Worker
 
 _BACKENDS = 4
-_PATIENCE = 5  # s
 _FIRSTS = 4000  # packets of a measurement
 _FLOWS = 100_000  # after which the table is emptied: it has room for more than twice as many
 
@@ -29,22 +25,10 @@ def connections(path: NatPath, stack: ExitStack, *, count: int) -> Measure:
     CPU, and the rate is that of the median: see `streams.request_response`.
     """
     rig = rig_with_server(path, count, _BACKENDS, stack)
-    near, _ = pair()
-    target = str(nat_paths.address_of(count // 2)), SERVICE_PORT
-    listener = rig.server.ns.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("0.0.0.0", BACKEND_PORT))
-    listener.listen(1024)
-    counters = Counters()
-    stack.callback(counters.close)
-    with pinned(near):
-        stack.callback(Worker(rig.server.ns, "accept", listener, counters.fd).kill)
-
-    def measure(seconds: float) -> Sample:
-        with pinned(near):
-            return Sample(1 / median(rig.client.ns.call(_connect, target, seconds)))
-
-    return measure
+    return streams.connecting(
+        rig.server.ns, rig.client.ns, ("0.0.0.0", BACKEND_PORT), (str(nat_paths.address_of(count // 2)), SERVICE_PORT),
+        stack,
+    )  # fmt: skip
 
 
 def stream(path: NatPath, stack: ExitStack) -> Measure:
@@ -72,12 +56,10 @@ def first_packets(path: NatPath, stack: ExitStack, *, count: int) -> Measure:
     known = nat_paths.services(count, _BACKENDS, "udp")
     rig = nat_paths.make_rig(path, known, stack, xdp=True)
     nat_paths.take_frames(path, rig)
-    sink = frames.Sink(rig.server, "tc", stack, nat_frames.sought("udp", timed=True))
+    sink = frames.Sink(rig.server, "tc", stack, nat_frames.sought("udp"), timed=True)
     numbers = random.Random(1).sample(range(count), k=min(count, 1 << 16))
     draws = nat_frames.draws(1, [nat_paths.address_of(number) for number in numbers])
-    generator = frames.Generator(
-        rig.client, draws, stack, nat_frames.sent(rig, "udp", fresh=True, timed=True)
-    )  # fmt: skip
+    generator = frames.Generator(rig.client, draws, stack, nat_frames.sent(rig, "udp", fresh=True), timed=True)
     begun = 0
 
     def measure(_seconds: float) -> Sample:
@@ -86,13 +68,13 @@ def first_packets(path: NatPath, stack: ExitStack, *, count: int) -> Measure:
             rig.router.ns.call(path.forget)
             begun = 0
         begun += _FIRSTS
-        before = sink.read().packets
+        before, delays = sink.read().packets, Delays.read(sink)
         generator.send_each(_FIRSTS)
         arrived = sink.settled(before + _FIRSTS).packets - before
         if not arrived:
             raise LabError(f"{_FIRSTS} datagrams to services, none arrived")
-        ninety_ninth = quantiles(nat_frames.delays(sink, before, arrived), n=100)[-1]
-        return Sample(1e9 / ninety_ninth, lost=1 - arrived / _FIRSTS)
+        found = Delays.read(sink).since(delays).percentiles()
+        return Sample(1 / found["99"], lost=1 - arrived / _FIRSTS, percentiles=found)
 
     return measure
 
@@ -109,21 +91,3 @@ def _shorten(rig: Rig) -> None:
     for one, other in ((rig.client, rig.server), (rig.server, rig.client)):
         gateway = one.address4.rpartition(".")[0] + ".254"
         one.ns.run(["ip", "neigh", "replace", gateway, "lladdr", other.mac, "dev", one.dev, "nud", "permanent"])
-
-
-def _connect(target: tuple[str, int], seconds: float) -> list[float]:
-    """How long each connection took. Raises LabError."""
-    found = []
-    begin = time.perf_counter()
-    while (start := time.perf_counter()) - begin < seconds:
-        with socket.socket() as sock:
-            sock.settimeout(_PATIENCE)
-            try:
-                sock.connect(target)
-                sock.sendall(b"?")
-                if sock.recv(2) != b"?" or sock.recv(1):
-                    raise LabError(f"{target[0]}: not the byte that was sent")
-            except OSError as error:
-                raise LabError(f"TCP to {target[0]}: {error}") from error
-        found.append(time.perf_counter() - start)
-    return found

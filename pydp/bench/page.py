@@ -15,7 +15,7 @@ from pydp.bench.results import Results, ScenarioResult
 from pydp.bench.summary import sentence
 from pydp.errors import PydpError
 
-_SUITES = {"bridge": "Bridge", "vxlan": "VXLAN", "ipip": "IPIP", "nat": "NAT and services"}
+_SUITES = {"bridge": "Bridge", "vxlan": "VXLAN", "ipip": "IPIP", "nat": "NAT and services", "macvlan": "macvlan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ def render(results: Results) -> str:
         loader=PackageLoader("pydp.bench"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"sentence": sentence, "interval": report.interval, "finding": report.finding}
+    environment.filters |= {
+        "sentence": sentence, "interval": report.interval, "finding": report.finding,
+        "delay_columns": report.delay_columns, "delay_cells": report.delay_cells,
+    }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         results=results, chapters=list(_chapters(results)), roles=charts.roles(),
         cost_chart=charts.cost_bars(results.costs) if results.costs else "", command=command(results.options),
@@ -62,7 +65,7 @@ def command(options: Any) -> str:
     """What measures all of it again."""
     words = ["pydp", "bench", *options.get("what", ())]
     words += [f"--{name}" for name in ("quick", "aa") if options.get(name)]
-    words += [f"--{name}={options[name]}" for name in ("blocks", "noise") if options.get(name) is not None]
+    words += [f"--{name}={options[name]}" for name in ("blocks", "within", "noise") if options.get(name) is not None]
     return shlex.join([*words, "--json=results.json", "--html=results.html"])
 
 

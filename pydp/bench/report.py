@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pydp.bench.machine import facts
-from pydp.bench.results import ComparisonResult, Cost, Results, ScenarioResult
+from pydp.bench.results import ComparisonResult, Cost, PathResult, Results, ScenarioResult
 from pydp.bench.statistics import MIN_BLOCKS, Interval
 
 
@@ -52,12 +52,14 @@ def _paths(scenario: ScenarioResult) -> str:
     with_cpu = any(path.cpu_ns is not None for path in scenario.paths.values())
     with_loss = any(path.lost is not None for path in scenario.paths.values())
     with_order = any(path.disordered is not None for path in scenario.paths.values())
+    with_delays = delay_columns(scenario)
     if with_cpu:
         head.append(f"CPU ns/{scenario.cpu_per}")
     if with_loss:
         head.append("lost")
     if with_order:
         head.append("disordered")
+    head += with_delays
     rows = []
     for path in scenario.paths.values():
         shown = path.median.map(1 / scenario.scale)
@@ -68,8 +70,20 @@ def _paths(scenario: ScenarioResult) -> str:
             row.append(_share(path.lost))
         if with_order:
             row.append(_share(path.disordered))
-        rows.append(row)
+        rows.append([*row, *delay_cells(path)] if with_delays else row)
     return _table(rows, head)
+
+
+def delay_columns(scenario: ScenarioResult) -> list[str]:
+    """What is shown of delays, where there are any: percentiles, and at what rate."""
+    names = next((list(path.percentiles) for path in scenario.paths.values() if path.percentiles), [])
+    return [*(f"{name} %, us" for name in names), "at M/s"] if names else []
+
+
+def delay_cells(path: PathResult) -> list[str]:
+    """Those of a path, as the columns say."""
+    rate = "" if path.offered is None else f"{path.offered / 1e6:.3g}"
+    return [*(f"{1e6 * value:.3g}" for value in path.percentiles.values()), rate]
 
 
 def _share(value: float | None) -> str:

@@ -21,7 +21,9 @@ LOSS = 0.0005
 
 @dataclass(frozen=True, slots=True)
 class PathResult:
-    """One path, over all its samples. ``values`` and ``median`` are in the scenario's unit (packets/s, bits/s, 1/s)."""
+    """One path, over all its samples. ``values`` and ``median`` are in the scenario's unit (packets/s, bits/s, 1/s);
+    of delays there are ``percentiles``, in seconds, and how many packets a second were ``offered``.
+    """
 
     title: str
     role: Role
@@ -30,6 +32,8 @@ class PathResult:
     lost: float | None
     disordered: float | None
     values: tuple[float, ...]
+    offered: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,8 @@ def _path(title: str, role: Role, series: Series, name: str) -> PathResult:
         _median([one.lost for one in samples]),
         _median([one.disordered for one in samples]),
         values,
+        _median([one.offered for one in samples]),
+        {name: median(one.percentiles[name] for one in samples) for name in samples[0].percentiles},
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from pydp.bench.blocks import Plan
 from pydp.bench.results import Results, evaluate
 from pydp.bench.scenario import Scenario
 from pydp.bench.scenarios import SCENARIOS
+from pydp.bench.statistics import MIN_BLOCKS
 from pydp.bench.watch import Watch, watching
 from pydp.errors import PydpError, UsageError
 
@@ -27,11 +29,14 @@ _MANY = 4  # scenarios named when a name is none
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is measured: scenarios with the plan of each, in this order, and with ``cost`` programs by test-run."""
+    """What is measured: scenarios with the plan of each, in this order, and with ``cost`` programs by test-run; all of
+    it, where that can be done, ``within`` so many seconds.
+    """
 
     scenarios: tuple[tuple[Scenario, Plan], ...]
     cost: bool
     quick: bool
+    within: float = math.inf
 
     def seconds(self) -> dict[str, float]:
         """What each may take."""
@@ -45,7 +50,10 @@ def suites() -> list[str]:
     return list(dict.fromkeys([*(scenario.suite for scenario in SCENARIOS), *curves, COST]))
 
 
-def choose(names: Sequence[str], *, quick: bool, blocks_wanted: int | None, noise: float, again: bool) -> Choice:
+def choose(
+    names: Sequence[str], *, quick: bool, blocks_wanted: int | None, noise: float, again: bool,
+    within: float | None = None,
+) -> Choice:  # fmt: skip
     """The scenarios of these suites, curves or names of their own (none: all there are). Raises UsageError."""
     for name in names:
         if name not in suites() and all(name != scenario.name for scenario in SCENARIOS):
@@ -60,7 +68,27 @@ def choose(names: Sequence[str], *, quick: bool, blocks_wanted: int | None, nois
         plan = scenario.quick if quick else scenario.full
         plan = replace(plan, noise=noise, blocks=blocks_wanted or plan.blocks)
         chosen.append((scenario.with_again() if again else scenario, plan))
-    return Choice(tuple(chosen), not names or COST in names, quick)
+    choice = Choice(tuple(chosen), not names or COST in names, quick, within or (QUICK if quick else math.inf))
+    return choice if quick else _shortened(choice)
+
+
+def _shortened(choice: Choice) -> Choice:
+    """As much of it as there is time for: measurements are shorter, though no shorter than in a quick run, and there is
+    a most of blocks for all, though no fewer than it takes to say something.
+    """
+    share = min(choice.within / max(sum(choice.seconds().values()), 1), 1)
+    scenarios = [
+        (one, replace(plan, seconds=max(plan.seconds * share, min(one.quick.seconds, plan.seconds))))
+        for one, plan in choice.scenarios
+    ]
+    most = max((plan.blocks for _, plan in scenarios), default=0)
+    while True:
+        found = replace(
+            choice, scenarios=tuple((one, replace(plan, blocks=min(plan.blocks, most))) for one, plan in scenarios)
+        )
+        if most <= MIN_BLOCKS or sum(found.seconds().values()) <= choice.within:
+            return found
+        most -= 1
 
 
 def measure(choice: Choice, found: Results) -> None:
@@ -69,11 +97,11 @@ def measure(choice: Choice, found: Results) -> None:
     """
     failed: list[Exception] = []
     seconds = choice.seconds()
-    deadline = time.monotonic() + QUICK
+    deadline = time.monotonic() + choice.within
     with watching(seconds) as watch:
         for scenario, plan in choice.scenarios:
             watch.begin(scenario.name)
-            if choice.quick:
+            if choice.within < math.inf:
                 plan = replace(plan, within=_share(seconds, scenario, deadline - time.monotonic()))
             if error := _measure_scenario(scenario, plan, found, watch):
                 failed.append(error)

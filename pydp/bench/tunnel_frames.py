@@ -23,12 +23,17 @@ IN_ETHERNET = Sought(_ETHERNET, packet=True)
 _HOSTS = 254
 
 
-def vxlan(sender: Node, receiver: Node) -> Sent:
-    """The 64-byte frame in VXLAN; RFC 7348."""
-    inner = programs.frame()
+def plain(size: int) -> Sent:
+    """A frame of so many bytes."""
+    return Sent(programs.frame(size), 0)
+
+
+def vxlan(sender: Node, receiver: Node, *, source: str = "", inner: bytes = b"") -> Sent:
+    """The 64-byte frame, or another INNER one, in VXLAN, from the sender's address or another SOURCE; RFC 7348."""
+    inner = inner or programs.frame()
     header = struct.pack("!BxxxI", 0x08, VNI << 8)
     udp = struct.pack("!4H", _SOURCE_PORT, _PORT, _UDP + _VXLAN + len(inner), 0)
-    outer = programs.ipv4(sender.address4, receiver.address4, socket.IPPROTO_UDP, udp + header + inner)
+    outer = programs.ipv4(source or sender.address4, receiver.address4, socket.IPPROTO_UDP, udp + header + inner)
     return Sent(ethernet(receiver.mac, sender.mac) + outer, _OUTER)
 
 
@@ -39,10 +44,10 @@ def ipip(sender: Node, receiver: Node) -> Sent:
     return Sent(ethernet(receiver.mac, sender.mac) + outer, _ETHERNET + _IPV4, packet=True)
 
 
-def to_router(sender: Container, router: Node) -> Sent:
-    """The 64-byte frame from a container to its node."""
+def to_router(sender: Container, router: Node, size: int = programs.SHORTEST) -> Sent:
+    """A frame of so many bytes from a container to its node."""
     mac = router.ns.ipr().link("get", ifname=sender.port)[0].get("address")
-    return Sent(ethernet(mac, sender.mac) + programs.packet("0.0.0.0", "0.0.0.0"), _ETHERNET, packet=True)
+    return Sent(ethernet(mac, sender.mac) + programs.packet("0.0.0.0", "0.0.0.0", size), _ETHERNET, packet=True)
 
 
 def from_one_to_subnet(sender: Container, other: Container) -> programs.Draws:

@@ -15,6 +15,7 @@ from pydp.datapath import Datapath, Request
 from pydp.lab import Container, Node, Nodes, ping
 
 VNI = 100
+_OVERHEAD = 50  # bytes of VXLAN over IPv4
 _AGEING = 3600  # s: longer than a run
 
 
@@ -33,14 +34,19 @@ class TunnelPath:
     bare: bool = False
 
 
-def make_nodes(path: TunnelPath, stack: ExitStack, *, xdp: bool = False, routed: bool = False) -> Nodes:
+def make_nodes(path: TunnelPath, stack: ExitStack, *, xdp: bool = False, routed: bool = False, mtu: int = 0) -> Nodes:
     """Two nodes of one container each, and the way between them, for as long as STACK; with ``xdp`` all devices have
-    the offloads that XDP wants. Raises PydpError, EbpfError, OSError.
+    the offloads that XDP wants; with ``mtu`` the containers have that one, and the underlay what a tunnel takes more.
+    Raises PydpError, EbpfError, OSError.
     """
     offloads = paths.XDP_OFFLOADS if xdp else {}
+    inner, outer = (mtu, mtu + _OVERHEAD) if mtu else (1450, 1500)
     nodes = stack.enter_context(
-        Nodes(2, prefix=paths.PREFIX, direct=True, routed=routed, offloads=offloads, node_offloads=offloads)
-    )
+        Nodes(
+            2, prefix=paths.PREFIX, direct=True, routed=routed, offloads=offloads, node_offloads=offloads,
+            container_mtu=inner, underlay_mtu=outer,
+        )
+    )  # fmt: skip
     path.build(nodes, stack)
     return nodes
 
@@ -50,23 +56,25 @@ def kernel_vxlan() -> TunnelPath:
     return TunnelPath("kernel", "kernel vxlan and bridge", _both_kernel)
 
 
-def pydp_vxlan(hook: str) -> TunnelPath:
-    """`pydp attach --mode vxlan` on node 0, and on node 1 the kernel with XDP, which ends there; pydp with tc."""
-    build = functools.partial(_pydp_vxlan, hook=hook)
+def pydp_vxlan(hook: str, *, both: bool = False) -> TunnelPath:
+    """`pydp attach --mode vxlan` on node 0, and on node 1 the kernel, or with BOTH pydp as well."""
+    build = functools.partial(_pydp_vxlan, hook=hook, both=both)
     return TunnelPath("pydp", f"pydp --hook {hook}", build, polls=hook == "xdp")
 
 
-def pydp_ipip() -> TunnelPath:
+def pydp_ipip(hook: str = "xdp") -> TunnelPath:
     """`pydp attach --mode ipip` on node 0."""
-    return TunnelPath("pydp", "pydp --hook xdp", _pydp_ipip, polls=True)
+    return TunnelPath("pydp", f"pydp --hook {hook}", functools.partial(_pydp_ipip, hook=hook), polls=hook == "xdp")
 
 
-def bare(how: str) -> TunnelPath:
-    """XDP on node 0 that sends everything on, as it is, between the container's port and the underlay."""
-    title = {"redirect": "bare XDP bpf_redirect", "devmap": "bare XDP redirect_map"}[how]
+def bare(how: str, hook: str = "xdp") -> TunnelPath:
+    """A program on node 0 that sends everything on, as it is, between the container's port and the underlay."""
+    title = {"redirect": "bpf_redirect", "devmap": "redirect_map"}[how]
+    build = functools.partial(_bare, program=f"limit_{how}", hook=hook)
     return TunnelPath(
-        how, title, functools.partial(_bare, program=f"limit_{how}"), encapsulates=False, polls=True, bare=True
-    )
+        how, f"bare {'XDP' if hook == 'xdp' else hook} {title}", build,
+        encapsulates=False, polls=hook == "xdp", bare=True,
+    )  # fmt: skip
 
 
 def bare_tunnel(kind: str, way: str) -> TunnelPath:
@@ -98,30 +106,30 @@ def _both_kernel(nodes: Nodes, _stack: ExitStack) -> None:
         nodes.kernel_vxlan(node, VNI, ageing=_AGEING)
 
 
-def _pydp_vxlan(nodes: Nodes, stack: ExitStack, *, hook: str) -> None:
+def _pydp_vxlan(nodes: Nodes, stack: ExitStack, *, hook: str, both: bool) -> None:
     for node in nodes.nodes:
-        if hook == "xdp" and node.number == 1:
+        if node.number == 1 and not both:
             nodes.kernel_vxlan(node, VNI, ageing=_AGEING)
             continue
         peer = peer_of(nodes, node)
         options = {"vni": VNI, "local": node.address4, "remote": (peer.address4,), "port": node.ports}
-        _attach(node, stack, "vxlan", hook, options)
+        attach_mode(node, stack, "vxlan", hook, options)
 
 
-def _pydp_ipip(nodes: Nodes, stack: ExitStack) -> None:
+def _pydp_ipip(nodes: Nodes, stack: ExitStack, *, hook: str) -> None:
     node, peer = nodes.nodes
     prefixes = tuple(f"{peer.address4}={prefix_of(container)}" for container in peer.containers)
-    _attach(node, stack, "ipip", "xdp", {"local": node.address4, "peer": prefixes, "port": node.ports})
+    attach_mode(node, stack, "ipip", hook, {"local": node.address4, "peer": prefixes, "port": node.ports})
 
 
-def _attach(node: Node, stack: ExitStack, mode: str, hook: str, options: Mapping[str, Any]) -> None:
+def attach_mode(node: Node, stack: ExitStack, mode: str, hook: str, options: Mapping[str, Any]) -> None:
     datapath = node.ns.call(Datapath)
     instance = node.ns.call(datapath.attach, Request(mode, (node.dev,), hook=hook, options=options))
     stack.callback(node.ns.call, datapath.detach, [instance.name])
 
 
-def _bare(nodes: Nodes, stack: ExitStack, *, program: str) -> None:
+def _bare(nodes: Nodes, stack: ExitStack, *, program: str, hook: str = "xdp") -> None:
     node = nodes[0]
     (port,) = node.ports
     for inward, outward in ((port, node.dev), (node.dev, port)):
-        paths.redirect(node.ns, stack, "xdp", program, inward, outward)
+        paths.redirect(node.ns, stack, hook, program, inward, outward)

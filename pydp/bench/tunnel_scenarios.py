@@ -12,64 +12,83 @@ from pydp.bench.blocks import Measure, Plan
 from pydp.bench.frames import Generator, Sink
 from pydp.bench.scenario import Comparison, Scenario, Way
 from pydp.bench.statistics import Target
-from pydp.bench.streams import request_response, tcp_stream
+from pydp.bench.streams import connect_request, request_response, tcp_stream
+from pydp.bench.traffic import FLOOD, Port, Traffic
 from pydp.bench.tunnel_paths import TunnelPath
 from pydp.lab import Namespace, Nodes, ping, set_offloads
 
 _ADDRESSES = 256  # of both sides
+JUMBO = 9000  # bytes of a packet
 
 
-def vxlan_encap(path: TunnelPath, stack: ExitStack) -> Measure:
-    """64-byte frames from the container of node 0, counted where they reach node 1: in VXLAN, or as they are."""
-    nodes = tunnel_paths.make_nodes(path, stack, xdp=True)
+def vxlan_encap(
+    path: TunnelPath, stack: ExitStack, *, hook: str = "xdp", traffic: Traffic = FLOOD, size: int = programs.SHORTEST
+) -> Measure:
+    """Frames of SIZE bytes from the container of node 0, counted where they reach node 1: in VXLAN, or as they are."""
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=hook == "xdp")
     near, far = nodes.nodes
     (sender,) = near.containers
-    _take_frames(path, near.ns, sender.port)
-    sink = Sink(far, "xdp", stack, tunnel_frames.IN_VXLAN if path.encapsulates else tunnel_frames.IN_FRAME)
-    generator = Generator(sender, programs.uniform(_ADDRESSES), stack)
+    take_frames(path, near.ns, sender.port)
+    sought = tunnel_frames.IN_VXLAN if path.encapsulates else tunnel_frames.IN_FRAME
+    sink = Sink(far, hook, stack, sought, timed=traffic.timed)
+    sent = tunnel_frames.plain(size) if size != programs.SHORTEST else None
+    generator = Generator(sender, programs.uniform(_ADDRESSES), stack, sent, timed=traffic.timed)
     _announce(path, nodes, programs.SOURCE, programs.DEST)
-    return frames.flood(generator, sink)
+    return traffic.begin(generator, sink, Port(near.ns, sender.port))
 
 
-def vxlan_decap(path: TunnelPath, stack: ExitStack) -> Measure:
+def vxlan_decap(path: TunnelPath, stack: ExitStack, *, hook: str = "xdp", traffic: Traffic = FLOOD) -> Measure:
     """Such frames in VXLAN from node 1, counted in the container of node 0: bare, or as they are."""
-    nodes = tunnel_paths.make_nodes(path, stack, xdp=True)
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=hook == "xdp")
     near, far = nodes.nodes
     (receiver,) = near.containers
-    _take_frames(path, near.ns, near.dev)
-    sink = Sink(receiver, "xdp", stack, tunnel_frames.IN_FRAME if path.encapsulates else tunnel_frames.IN_VXLAN)
-    generator = Generator(far, programs.uniform(_ADDRESSES), stack, tunnel_frames.vxlan(far, near))
+    take_frames(path, near.ns, near.dev)
+    sought = tunnel_frames.IN_FRAME if path.encapsulates else tunnel_frames.IN_VXLAN
+    sink = Sink(receiver, hook, stack, sought, timed=traffic.timed)
+    sent = tunnel_frames.vxlan(far, near)
+    generator = Generator(far, programs.uniform(_ADDRESSES), stack, sent, timed=traffic.timed)
     _announce(path, nodes, programs.DEST, programs.SOURCE)
-    return frames.flood(generator, sink)
+    return traffic.begin(generator, sink, Port(near.ns, near.dev))
 
 
-def ipip_encap(path: TunnelPath, stack: ExitStack) -> Measure:
-    """Packets from the container of node 0 to the subnet of the other's, counted where they reach node 1."""
-    nodes = tunnel_paths.make_nodes(path, stack, xdp=True, routed=True)
+def ipip_encap(
+    path: TunnelPath, stack: ExitStack, *, hook: str = "xdp", traffic: Traffic = FLOOD, size: int = programs.SHORTEST
+) -> Measure:
+    """Packets of frames of SIZE bytes from the container of node 0 to the subnet of the other's, counted at
+    node 1.
+    """
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=hook == "xdp", routed=True)
     near, far = nodes.nodes
     (sender,) = near.containers
-    _find_neighbours(path, nodes)
-    sink = Sink(far, "xdp", stack, tunnel_frames.IN_IPIP if path.encapsulates else tunnel_frames.IN_ETHERNET)
+    take_frames(path, near.ns, sender.port)
+    find_neighbours(path, nodes)
+    sought = tunnel_frames.IN_IPIP if path.encapsulates else tunnel_frames.IN_ETHERNET
+    sink = Sink(far, hook, stack, sought, timed=traffic.timed)
     draws = tunnel_frames.from_one_to_subnet(sender, far.containers[0])
-    return frames.flood(Generator(sender, draws, stack, tunnel_frames.to_router(sender, near)), sink)
+    sent = tunnel_frames.to_router(sender, near, size)
+    return traffic.begin(Generator(sender, draws, stack, sent, timed=traffic.timed), sink, Port(near.ns, sender.port))
 
 
-def ipip_decap(path: TunnelPath, stack: ExitStack) -> Measure:
+def ipip_decap(path: TunnelPath, stack: ExitStack, *, hook: str = "xdp", traffic: Traffic = FLOOD) -> Measure:
     """Such packets in IPIP from node 1, counted in the container of node 0."""
-    nodes = tunnel_paths.make_nodes(path, stack, xdp=True, routed=True)
+    nodes = tunnel_paths.make_nodes(path, stack, xdp=hook == "xdp", routed=True)
     near, far = nodes.nodes
     (receiver,) = near.containers
-    _find_neighbours(path, nodes)
-    sink = Sink(receiver, "xdp", stack, tunnel_frames.IN_ETHERNET if path.encapsulates else tunnel_frames.IN_IPIP)
-    draws = tunnel_frames.from_subnet_to_one(far.containers[0], receiver)
-    return frames.flood(Generator(far, draws, stack, tunnel_frames.ipip(far, near)), sink)
+    take_frames(path, near.ns, near.dev)
+    find_neighbours(path, nodes)
+    sought = tunnel_frames.IN_ETHERNET if path.encapsulates else tunnel_frames.IN_IPIP
+    sink = Sink(receiver, hook, stack, sought, timed=traffic.timed)
+    draws, sent = tunnel_frames.from_subnet_to_one(far.containers[0], receiver), tunnel_frames.ipip(far, near)
+    return traffic.begin(Generator(far, draws, stack, sent, timed=traffic.timed), sink, Port(near.ns, near.dev))
 
 
-def between_containers(prepare: Callable[[Nodes, object, ExitStack], Measure]) -> Callable[..., Measure]:
-    """Sockets of one node's container and the other's."""
+def between_containers(
+    prepare: Callable[[Nodes, object, ExitStack], Measure], mtu: int = 0
+) -> Callable[..., Measure]:  # fmt: skip
+    """Sockets of one node's container and the other's, whose devices have that MTU."""
 
     def build(path: TunnelPath, stack: ExitStack) -> Measure:
-        nodes = tunnel_paths.make_nodes(path, stack)
+        nodes = tunnel_paths.make_nodes(path, stack, mtu=mtu)
         tunnel_paths.check_answers(nodes)
         return prepare(nodes, path, stack)
 
@@ -81,7 +100,7 @@ def on_nodes(tunnels: Sequence[TunnelPath], build: Callable[[TunnelPath, ExitSta
     return tuple(Way(path.name, path.title, functools.partial(build, path)) for path in tunnels)
 
 
-def _take_frames(path: TunnelPath, ns: Namespace, dev: str) -> None:
+def take_frames(path: TunnelPath, ns: Namespace, dev: str) -> None:
     """Have a device without XDP poll, and tell its peer that it may be sent XDP frames: GRO switched on before it was
     up does not do that (veth_open, drivers/net/veth.c).
     """
@@ -100,7 +119,7 @@ def _announce(path: TunnelPath, nodes: Nodes, near_side: int, far_side: int) -> 
     frames.announce(far, far_side, _ADDRESSES // 2)
 
 
-def _find_neighbours(path: TunnelPath, nodes: Nodes) -> None:
+def find_neighbours(path: TunnelPath, nodes: Nodes) -> None:
     """Have node 0 find its container and node 1: nobody else asks for them here."""
     if not path.bare:
         near, far = nodes.nodes
@@ -117,7 +136,7 @@ _VXLAN = (
     Comparison("pydp", ("bytes",)),
 )
 _IPIP = (Comparison("pydp", _BARE_NAMES, Target(0.85)), Comparison("pydp", ("bytes",)))
-_TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc"))
+_TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc", both=True))
 
 
 def _packets(
@@ -132,6 +151,19 @@ def _packets(
         paths=on_nodes((*paths, *_BARE, tunnel_paths.bare_tunnel(kind, way)), build),
         comparisons=comparisons,
         full=Plan(60, 0.1, 60), quick=Plan(12, 0.05, 12),
+    )  # fmt: skip
+
+
+def _packets_on_tc(kind: str, way: str, mine: TunnelPath, build: Callable[..., Measure]) -> Scenario:
+    """The same on tc."""
+    others = (_KERNEL,) if kind == "vxlan" else ()
+    return Scenario(
+        name=f"{kind}-tc-{'encap' if way == 'in' else 'decap'}-64",
+        title=f"{kind.upper()}, tc, 64-byte packets {'into' if way == 'in' else 'out of'} the tunnel",
+        unit="Mpps", scale=1e6, cpu_per="packet",
+        paths=on_nodes((*others, mine, tunnel_paths.bare("redirect", "tc")), functools.partial(build, hook="tc")),
+        comparisons=(*(Comparison("pydp", (one.name,)) for one in others), Comparison("pydp", ("redirect",))),
+        full=Plan(30, 0.1, 30), quick=Plan(12, 0.05, 12), brief=False,
     )  # fmt: skip
 
 
@@ -156,13 +188,31 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1),
     ),
     Scenario(
+        name="vxlan-stream-9000",
+        title="VXLAN, tc, TCP stream between containers of two nodes, MTU 9000",
+        unit="Gb/s", scale=1e9, cpu_per="kB",
+        paths=on_nodes(_TC, between_containers(tcp_stream, JUMBO)),
+        comparisons=(Comparison("pydp", ("kernel",)), Comparison("pydp", ("kernel",), per_cpu=True)),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=False,
+    ),
+    Scenario(
         name="vxlan-request",
         title="VXLAN, tc, TCP request/response between containers of two nodes, 64 bytes",
-        unit="k/s", scale=1e3,
+        unit="k/s", scale=1e3, cpu_per="request",
         paths=on_nodes(_TC, between_containers(request_response)),
         comparisons=(Comparison("pydp", ("kernel",), Target(1.25)),),
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1), brief=False,
     ),
+    Scenario(
+        name="vxlan-connect",
+        title="VXLAN, tc, TCP connect, request, close between containers of two nodes",
+        unit="k/s", scale=1e3, cpu_per="connection",
+        paths=on_nodes(_TC, between_containers(connect_request)),
+        comparisons=(Comparison("pydp", ("kernel",)),),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=False,
+    ),
+    _packets_on_tc("vxlan", "in", tunnel_paths.pydp_vxlan("tc"), vxlan_encap),
+    _packets_on_tc("vxlan", "out", tunnel_paths.pydp_vxlan("tc"), vxlan_decap),
     _packets(
         "ipip", "in", "IPIP, XDP, 64-byte packets into the tunnel, one peer",
         (tunnel_paths.pydp_ipip(),), _IPIP, ipip_encap,
@@ -171,4 +221,6 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         "ipip", "out", "IPIP, XDP, 64-byte packets out of the tunnel, one peer",
         (tunnel_paths.pydp_ipip(),), _IPIP, ipip_decap,
     ),
+    _packets_on_tc("ipip", "in", tunnel_paths.pydp_ipip("tc"), ipip_encap),
+    _packets_on_tc("ipip", "out", tunnel_paths.pydp_ipip("tc"), ipip_decap),
 )  # fmt: skip

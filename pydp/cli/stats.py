@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydp.cli.output import VERSION, paint, printable, show_json, si, table
+from pydp.cli.screen import Screen
 
 if TYPE_CHECKING:
     from pydp.datapath import Instance, Reader
@@ -161,17 +160,14 @@ def _numbers(one: dict[str, Any], row: dict[str, Any], before: Counts | None, se
 
 def _watch(name: str, seconds: float) -> int:
     """Until interrupted. On a terminal each picture replaces the one before."""
-    terminal = sys.stdout.isatty()
+    screen = Screen()
     before, began = _counts(_read(name)), time.monotonic()
-    while True:
-        time.sleep(seconds)
-        found, now = _read(name), time.monotonic()
-        text = "\n\n".join(_text(one, before, now - began) for one in found)
-        before, began = _counts(found), now
-        if terminal:
-            lines = text.splitlines()[: shutil.get_terminal_size().lines - 1]
-            text = "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
-        print(text, end="" if terminal else "\n\n", flush=True)
+    with screen.following():
+        while True:
+            time.sleep(seconds)
+            found, now = _read(name), time.monotonic()
+            screen.show("\n\n".join(_text(one, before, now - began) for one in found))
+            before, began = _counts(found), now
 
 
 def _counts(found: list[dict[str, Any]]) -> Counts:

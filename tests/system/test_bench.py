@@ -61,7 +61,7 @@ def generated(stack: ExitStack, count: int) -> bytes:
     source = programs.compiled("generator")
     maps = programs.create_maps(source, "bench_send", stack)
     programs.write_draws(maps, DRAWS)
-    program = stack.enter_context(load(source, "bench_send", "xdp", maps, constants={2: len(DRAWS) - 1}))
+    program = stack.enter_context(load(source, "bench_send", "xdp", maps, constants={2: len(DRAWS) - 1, 3: 0}))
     done = run(program, programs.frame(), repeat=count)
     assert done.action == 3, "not XDP_TX"
     return done.frame
@@ -94,7 +94,7 @@ def test_the_generator_writes_a_whole_frame(stack: ExitStack) -> None:
 def test_the_sink_tells_whole_damaged_and_late_frames_apart(stack: ExitStack, hook: str) -> None:
     source = programs.compiled("sink", hook)
     maps = programs.create_maps(source, "bench_sink", stack)
-    program = stack.enter_context(load(source, "bench_sink", hook, maps))
+    program = stack.enter_context(load(source, "bench_sink", hook, maps, constants={3: 0}))
     drop, passed = {"xdp": (1, 2), "tc": (2, 0xFFFFFFFF)}[hook]
     good = [framed(5, 1, 2), framed(6, 2, 4), framed(9, 0, 0)]
     assert [run(program, frame).action for frame in good] == [drop] * 3
@@ -115,7 +115,7 @@ def test_the_sink_notes_the_time_of_every_1024th_frame(stack: ExitStack) -> None
     source = programs.compiled("sink", "xdp")
     maps = programs.create_maps(source, "bench_sink", stack)
     marks: Map = maps["bench_marks"]
-    program = stack.enter_context(load(source, "bench_sink", "xdp", maps))
+    program = stack.enter_context(load(source, "bench_sink", "xdp", maps, constants={3: 0}))
     for number in (1024, 1025, 3 * 1024, 4099 * 1024 + 7):
         run(program, framed(number, 0, 0))
     assert [index for index, time in marks.items() if time] == [1, 3]
@@ -129,7 +129,7 @@ def test_there_are_as_many_draws_as_it_takes(stack: ExitStack) -> None:
     source = programs.compiled("generator")
     maps = programs.create_maps(source, "bench_send", stack, draws=count)
     programs.write_draws(maps, [(number, count - 1 - number) for number in range(count)])
-    program = stack.enter_context(load(source, "bench_send", "xdp", maps, constants={2: count - 1}))
+    program = stack.enter_context(load(source, "bench_send", "xdp", maps, constants={2: count - 1, 3: 0}))
     run(program, programs.frame(), repeat=count - 1)
     assert run(program, programs.frame()).frame == framed(count - 1, count - 1, 0)
     assert run(program, programs.frame()).frame == framed(count, 0, count - 1)
@@ -229,6 +229,22 @@ def test_every_scenario_compares_paths_that_it_has() -> None:
         assert {name for one in scenario.comparisons for name in (one.path, *one.against)} <= names
 
 
+def test_less_time_makes_measurements_shorter_and_blocks_fewer() -> None:
+    def chosen(minutes: float | None) -> runner.Choice:
+        return runner.choose(
+            ["bridge"], quick=False, blocks_wanted=None, noise=0.6, again=False, within=minutes and minutes * 60
+        )
+
+    whole, bounded, little = chosen(None), chosen(10), chosen(0.01)
+    assert sum(bounded.seconds().values()) <= bounded.within == 600 < sum(whole.seconds().values())
+    for (one, plan), (_, least) in zip(bounded.scenarios, little.scenarios, strict=True):
+        assert least.blocks == 5
+        assert least.seconds == min(one.quick.seconds, one.full.seconds)
+        assert least.blocks <= plan.blocks <= one.full.blocks
+        assert least.seconds <= plan.seconds <= one.full.seconds
+    assert [plan for _, plan in whole.scenarios] == [one.full for one, _ in whole.scenarios]
+
+
 def test_a_run_reports_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
     arguments = ["bench", "bridge-xdp-64", "bridge-stream", "--quick", "--blocks", "1", "--noise", "1", "--aa"]
@@ -267,6 +283,7 @@ def test_a_target_that_is_not_met_fails_a_check_only() -> None:
         (["bridge-xpd"], "bridge-xpd: there is no such scenario or suite"),
         (["--blocks", "0"], "--blocks 0"),
         (["--noise", "2"], "--noise 2"),
+        (["--within", "0"], "--within 0"),
         (["--json", "/nowhere/at/all"], "--json /nowhere/at/all"),
     ],
 )

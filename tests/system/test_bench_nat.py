@@ -46,14 +46,16 @@ def named(path: NatPath) -> str:
 # Packets
 
 
-def generated(stack: ExitStack, rig: Rig, sent: FlowsSent, draws: programs.Draws, count: int) -> bytes:
+def generated(
+    stack: ExitStack, rig: Rig, sent: FlowsSent, draws: programs.Draws, count: int, *, timed: bool = False
+) -> bytes:
     """The last of COUNT frames of the generator, all made in the same bytes."""
     source = programs.compiled("generator")
     maps = programs.create_maps(source, sent.program, stack)
     programs.write_draws(maps, draws)
     programs.write_head(maps, sent.frame)
     program = stack.enter_context(
-        load(source, sent.program, "xdp", maps, constants={**sent.constants, 2: len(draws) - 1})
+        load(source, sent.program, "xdp", maps, constants={**sent.constants, 2: len(draws) - 1, 3: int(timed)})
     )
     done = run(program, sent.frame, repeat=count)
     assert done.action == 3, "not XDP_TX"
@@ -102,7 +104,8 @@ def test_the_generator_writes_whole_packets(stack: ExitStack, rig: Rig, protocol
 
 def test_timed_packets_say_when_they_left(stack: ExitStack, rig: Rig) -> None:
     before = time.monotonic_ns()
-    frame = generated(stack, rig, nat_frames.sent(rig, "udp", fresh=True, timed=True), nat_frames.draws(1, SERVICES), 2)
+    sent, draws = nat_frames.sent(rig, "udp", fresh=True), nat_frames.draws(1, SERVICES)
+    frame = generated(stack, rig, sent, draws, 2, timed=True)
     number, check = struct.unpack_from("=QQ", frame, 42)
     assert before < number < time.monotonic_ns()
     assert check == check_of(number, 0xC6120000, 0x8001)
@@ -114,7 +117,7 @@ def test_the_sink_counts_what_is_for_backends(stack: ExitStack, protocol: Protoc
     sought = nat_frames.sought(protocol)
     source = programs.compiled("sink", "xdp")
     maps = programs.create_maps(source, sought.program, stack)
-    program = stack.enter_context(load(source, sought.program, "xdp", maps, constants=sought.constants))
+    program = stack.enter_context(load(source, sought.program, "xdp", maps, constants={**sought.constants, 3: 0}))
     kind = TCP if protocol == "tcp" else UDP
 
     def frame(number: int, *, damage: int = 0, dest: str = "198.51.100.7", port: int = 8080, **header: int) -> bytes:

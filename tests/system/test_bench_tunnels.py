@@ -71,7 +71,7 @@ def generated(stack: ExitStack, sent: Sent, draws: programs.Draws, count: int) -
     maps = programs.create_maps(source, name, stack)
     programs.write_draws(maps, draws)
     programs.write_head(maps, sent.frame)
-    program = stack.enter_context(load(source, name, "xdp", maps, constants={0: sent.offset, 2: len(draws) - 1}))
+    program = stack.enter_context(load(source, name, "xdp", maps, constants={0: sent.offset, 2: len(draws) - 1, 3: 0}))
     done = run(program, sent.frame, repeat=count)
     assert done.action == 3, "not XDP_TX"
     return done.frame
@@ -140,7 +140,7 @@ def test_the_sink_finds_what_is_inside_only_there(stack: ExitStack, pair: Nodes,
     arrivals: Map = maps["bench_arrivals"]
     drop, passed = {"xdp": (1, 2), "tc": (2, 0xFFFFFFFF)}[hook]
     frame = generated(stack, sent, draws, 9)
-    program = stack.enter_context(load(source, name, hook, maps, constants={0: sought.offset}))
+    program = stack.enter_context(load(source, name, hook, maps, constants={0: sought.offset, 3: 0}))
     assert run(program, frame).action == drop
     assert arrivals.sums()[0][:4] == (1, len(frame), 0, 0)
     damaged = bytearray(frame)
@@ -148,7 +148,7 @@ def test_the_sink_finds_what_is_inside_only_there(stack: ExitStack, pair: Nodes,
     assert run(program, bytes(damaged)).action == drop
     assert arrivals.sums()[0][:4] == (2, 2 * len(frame), 1, 0)
     elsewhere = {0: 50, 50: 0, 14: 34, 34: 14}[sought.offset]
-    other = stack.enter_context(load(source, name, hook, maps, constants={0: elsewhere}))
+    other = stack.enter_context(load(source, name, hook, maps, constants={0: elsewhere, 3: 0}))
     assert run(other, frame).action == passed
     assert arrivals.sums()[0][0] == 2
 

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -241,6 +244,55 @@ def test_watch_redraws_a_terminal_and_colours_it_unless_told(bridged: Segment, n
     os.close(ours)
     assert text.count(b"\x1b[H") >= 3
     assert (b"\x1b[1mbridge\x1b[0m" in text) is coloured
+
+
+def pictures(ours: int, done: Callable[[list[str]], bool]) -> list[str]:
+    """What a terminal is told to show, picture by picture, until that is enough."""
+    text, deadline = b"", time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if select.select([ours], [], [], 1)[0]:
+            text += os.read(ours, 65536)
+        whole = text.decode(errors="replace").replace("\r", "").split("\x1b[H")[1:]
+        found = [one.removesuffix("\x1b[J").replace("\x1b[K", "") for one in whole if one.endswith("\x1b[J")]
+        if done(found):
+            return found
+    raise AssertionError(f"{text!r}")
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+
+def test_watch_follows_the_window(bridged: Segment) -> None:
+    """Seconds before the next reading, the picture fits a window that has become smaller, and fills a larger one."""
+    ours, theirs = pty.openpty()
+    resize(ours, 24, 100)
+    words = [*COMMAND, "-n", bridged.sw.name, "stats", "--watch", "3"]
+    env = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+    for name in ("LINES", "COLUMNS"):
+        env.pop(name, None)
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
+    watch = subprocess.Popen(words, cwd=ROOT, stdout=theirs, stderr=theirs, env=env, preexec_fn=own_terminal)
+    os.close(theirs)
+    try:
+        (whole,) = pictures(ours, lambda found: len(found) == 1)
+        assert max(map(len, whole.splitlines())) > 60
+        assert len(whole.splitlines()) > 3
+        begun = time.monotonic()
+        resize(ours, 4, 30)
+        (small,) = pictures(ours, lambda found: len(found) == 1)
+        assert small.splitlines() == [line[:30] for line in whole.splitlines()[:3]]
+        resize(ours, 24, 100)
+        assert pictures(ours, lambda found: len(found) == 1) == [whole]
+        assert time.monotonic() - begun < 2.5, "it was drawn again only when it was read again"
+    finally:
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(10) == 130
+        os.close(ours)
 
 
 def test_fdb_prints_what_bridge_prints(bridged: Segment, namespace: Callable[..., Namespace]) -> None:

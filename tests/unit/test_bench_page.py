@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pydp.bench import charts, document, page
+from pydp.bench import charts, document, page, report
 from pydp.bench.scenario import Point
 from pydp.bench.statistics import Interval
 from pydp.bench.summary import sentence
@@ -98,3 +98,15 @@ def test_a_file_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["bench", "show", str(file), "--html", str(written)]) == 0
     assert "## what bridge-xdp-64 does" in capsys.readouterr().out
     assert written.read_text().startswith("<!doctype html>")
+
+
+def test_delays_are_shown_with_their_percentiles() -> None:
+    one = result("bridge-latency-50", less=True, pydp=5e-7)
+    delays = {"50": 5.25e-6, "99.9": 2.5e-4}
+    paths = {name: replace(path, percentiles=delays, offered=1.25e5) for name, path in one.paths.items()}
+    shown = page.render(results(replace(one, paths=paths)))
+    told = report.text(results(replace(one, paths=paths)))
+    for text in ("50 %, us", "99.9 %, us", "at M/s", "5.25", "250", "0.125"):
+        assert text in shown
+        assert text in told
+    assert "99.9 %, us" not in page.render(results(one))
