@@ -29,6 +29,8 @@ static __always_inline enum verdict ipip_stage(hook_ctx *ctx, struct packet *pac
 {
 	__u64 role = STAGE_CONSTANT(STAGE_IPIP, CONSTANT_ROLE), stamp = IPIP_AGAIN ? recent_instant() : 0;
 	enum verdict verdict = PASS_UNCLAIMED;
+	if (PYDP_IPIP_ADOPTED && packet_is_left(packet))
+		return PUNT_COMPARE;
 	if (PYDP_EGRESS)
 		return HOOK_OPENS_IP ? ipip_leaving(ctx, packet) : PASS_UNCLAIMED;
 	if (IPIP_AGAIN && role == ROLE_UNDERLAY)

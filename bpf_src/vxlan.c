@@ -119,6 +119,8 @@ static __always_inline enum verdict vxlan_switch(hook_ctx *ctx, struct packet *p
 		verdict = fdb_note(frame.source | segment_key, seed, frame.from, now, PYDP_VXLAN_ADOPTED, &known);
 	if (in && in->flags & VXLAN_PUNT)
 		return PUNT_PORT;
+	if (PYDP_VXLAN_ADOPTED && packet_is_left(packet))
+		return PUNT_COMPARE;
 	if (VXLAN_AGAIN && known && verdict == PASS_UNCLAIMED)
 		vxlan_keep_sender(frame.source, frame.door, stamp, frame.segment, frame.from & FDB_SLOT_MASK,
 				  frame.vtep);
@@ -153,9 +155,9 @@ static __always_inline enum verdict vxlan_stage(hook_ctx *ctx, struct packet *pa
 {
 	__u64 role = STAGE_CONSTANT(STAGE_VXLAN, CONSTANT_ROLE), stamp = VXLAN_AGAIN ? recent_stamp() : 0;
 	enum verdict verdict = PASS_UNCLAIMED;
-	if (VXLAN_AGAIN && role == ROLE_UNDERLAY)
+	if (VXLAN_AGAIN && !packet_is_left(packet) && role == ROLE_UNDERLAY)
 		verdict = vxlan_decap_again(ctx, packet, slot, stamp);
-	if (VXLAN_AGAIN && role == ROLE_PORT)
+	if (VXLAN_AGAIN && !packet_is_left(packet) && role == ROLE_PORT)
 		verdict = vxlan_encap_again(ctx, packet, slot, stamp);
 	return verdict == PASS_UNCLAIMED ? vxlan_switch(ctx, packet, slot, role, stamp) : verdict;
 }

@@ -14,6 +14,7 @@ from ebpf.source import Source, flatten
 from pydp.modes import MODES
 from pydp.sources import bpf_src
 
+COMPARE = "PYDP_COMPARE"  # 1 while the instance that it is a constant of is compared with the kernel's path
 # Which header serves a hook, and the name of its program.
 _HEADERS = {"xdp": "xdp", "xdp-generic": "xdp", "tc": "tc", "tc-egress": "tc"}
 
@@ -44,6 +45,7 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
         "PYDP_COUNTERS": int(counters),
         "PYDP_FRAGS": int(frags),
         "PYDP_EGRESS": int(hook == "tc-egress"),
+        COMPARE: 0,
         "PYDP_DEPTH": max(MODES[stage.mode].traits.depth for stage in ordered),
     }
     for stage in ordered:
@@ -56,9 +58,8 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
 def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tuple[str, int], ...]) -> Source:
     """Kept, since the ports of an instance mostly have the same text."""
     text = "".join(f"#define {name} {int(value)}\n" for name, value in config)
-    return flatten(
-        _main(hook, stages), name="main.c", include_dirs=[bpf_src()], virtual={"config.h": text}
-    )  # fmt: skip
+    main = _main(hook, stages, compare=bool(dict(config)[COMPARE]))
+    return flatten(main, name="main.c", include_dirs=[bpf_src()], virtual={"config.h": text})
 
 
 def again_names(hook: str, mode: str) -> dict[str, str]:
@@ -68,18 +69,23 @@ def again_names(hook: str, mode: str) -> dict[str, str]:
     return {f"{program_name(hook)}_{one}": one for one in MODES[mode].traits.again.get(kind_of(hook), ())}
 
 
-def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
+def _main(hook: str, stages: Sequence[tuple[int, str]], *, compare: bool) -> str:
     includes = ["config.h", "abi.h", f"hook/{_HEADERS[hook]}.h", "lib/packet.h", "lib/exit.h"]
+    includes += ["lib/compare.h"] if compare else []
     includes += [f"{mode}.c" for _, mode in stages]
-    text = "".join(f'#include "{name}"\n' for name in includes) + _program(program_name(hook), stages)
+    text = "".join(f'#include "{name}"\n' for name in includes)
+    text += _program(program_name(hook), stages, compare=compare)
     for _, mode in stages:
         for name, variant in again_names(hook, mode).items():
-            text += _program(name, stages, {mode: f"_{variant}"})
+            text += _program(name, stages, {mode: f"_{variant}"}, compare=compare)
     return text
 
 
-def _program(name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None) -> str:
+def _program(
+    name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None, *, compare: bool
+) -> str:
     variants = variants or {}
+    first = "\tif (verdict == PASS_UNCLAIMED)\n\t\tcompare_packet(ctx, &packet);\n" if compare else ""
     calls = "".join(
         "\tif (verdict == PASS_UNCLAIMED) {\n"
         f"\t\tstage = {number};\n"
@@ -98,6 +104,7 @@ def _program(name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str
         "\tstruct packet packet = {};\n"
         "\tenum verdict verdict = parse_packet(ctx, &packet) ? PASS_UNCLAIMED : PUNT_TRUNCATED;\n"
         f"\t__u32 stage = {stages[0][0]};\n"
+        + first
         + calls
         + "\tcount_verdict(stage, verdict, packet.length);\n"
         + finish

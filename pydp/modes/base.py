@@ -122,6 +122,7 @@ class Traits:
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
     would compete for a port's traffic. ``promiscuous``: its ports of these roles must take frames for
     others.
+    ``alone``: why packets cannot be left to the kernel for a comparison where nothing of the kernel's is adopted.
     ``separate``: each port gets the hook that suits it best, whatever the others get. ``again``: by kind of hook,
     programs that begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map``
     is the prog array that they are called by, of which each port and hook has its own: the port's own program is at
@@ -141,6 +142,7 @@ class Traits:
     separate: bool = False
     again: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again_map: str = ""
+    alone: str = "nothing of the kernel's would forward its packets in the meantime"
 
 
 class Mode:
