@@ -46,6 +46,7 @@ enum verdict {
 	PUNT_TTL = 36, /* TTL is used up: the kernel says so to its sender */
 	PUNT_PROTOCOL = 37, /* neither IPv4 nor IPv6, or shorter than its header: tc can neither wrap nor unwrap it */
 	PUNT_NAT = 38, /* for the tc program of the same port, which can do all that translating it takes */
+	PUNT_COMPARE = 39, /* left to the kernel, whose path is being compared (pydp compare) */
 
 	DROP_SOURCE = 40, /* source address is zero or a multicast address */
 	DROP_SAME_PORT = 41, /* destination is on the port it came from */

@@ -215,7 +215,10 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 	if (PYDP_BRIDGE_VLAN_FILTERING) {
 		enum verdict verdict = bridge_vlan_in(packet, in, slot, &vid);
 		if (verdict != PASS_UNCLAIMED)
-			return in->flags & PORT_PUNT ? PUNT_PORT : link_local ? PUNT_LINK_LOCAL : verdict;
+			return in->flags & PORT_PUNT  ? PUNT_PORT :
+			       packet_is_left(packet) ? PUNT_COMPARE :
+			       link_local	      ? PUNT_LINK_LOCAL :
+							verdict;
 	}
 	__u32 length = bridge_length(ctx, packet);
 	__u64 seed = STAGE_CONSTANT(FDB_STAGE, CONSTANT_SEED), vlan_key = (__u64)vid << 48;
@@ -226,6 +229,8 @@ static __always_inline enum verdict bridge_stage(hook_ctx *ctx, struct packet *p
 	/* Also what the kernel decides about may be a station that has moved to this port. */
 	if (in->flags & PORT_PUNT)
 		return PUNT_PORT;
+	if (packet_is_left(packet))
+		return PUNT_COMPARE;
 	if (link_local) /* like the kernel, learn from them all but pause frames (__br_handle_local_finish) */
 		return PUNT_LINK_LOCAL;
 	if (learned != PASS_UNCLAIMED)

@@ -46,6 +46,8 @@ static __always_inline enum verdict ipip_fate(const struct packet *packet, enum 
 static __always_inline enum verdict ipip_stage(hook_ctx *ctx, struct packet *packet, __u32 slot)
 {
 	__u64 role = STAGE_CONSTANT(STAGE_IPIP, CONSTANT_ROLE), stamp = IPIP_AGAIN ? recent_instant() : 0;
+	if (PYDP_IPIP_ADOPTED && packet_is_left(packet))
+		return PUNT_COMPARE;
 	if (PYDP_EGRESS)
 		return HOOK_OPENS_IP ? ipip_fate(packet, ipip_leaving(ctx, packet)) : PASS_UNCLAIMED;
 	enum verdict verdict = role == ROLE_UNDERLAY ? ipip_arriving(ctx, packet, slot, stamp) :

@@ -120,6 +120,8 @@ static __always_inline enum verdict vxlan_switch(hook_ctx *ctx, struct packet *p
 		verdict = fdb_note(frame.source | segment_key, seed, frame.from, now, PYDP_VXLAN_ADOPTED, &known);
 	if (in && in->flags & VXLAN_PUNT)
 		return PUNT_PORT;
+	if (PYDP_VXLAN_ADOPTED && packet_is_left(packet))
+		return PUNT_COMPARE;
 	if (VXLAN_AGAIN && known && verdict == PASS_UNCLAIMED)
 		vxlan_keep_sender(frame.source, frame.door, stamp, frame.from & FDB_SLOT_MASK, frame.vtep);
 	if (vxlan_link_local(frame.dest))

@@ -60,6 +60,7 @@ struct packet {
 	__u32 companion; /* set by a stage that punts: device of the kernel that is to go on with it, not the stack */
 	__u32 turn; /* set by a stage: enum turn */
 	__u32 tunnel; /* set by a stage: index of the tunnel it came by or is for, plus one */
+	__u32 left; /* to be left to the kernel: ask packet_is_left() */
 };
 
 /* Other ways to leave than out of the device that a stage names, on tc only. */
@@ -95,6 +96,13 @@ static __always_inline void ethernet_swap(struct ethernet *header)
 	__u64 dest = header->first & MAC_MASK, source = header->first >> 48 | (__u64)header->middle << 16;
 	header->first = source | dest << 48;
 	header->middle = dest >> 16;
+}
+
+/* Is the packet the kernel's, whose path is being compared (lib/compare.h)? A stage whose packets the kernel can do without it learns from one, and
+ * leaves it (PUNT_COMPARE). */
+static __always_inline bool packet_is_left(const struct packet *packet)
+{
+	return PYDP_COMPARE && packet->left;
 }
 
 static __always_inline bool is_tag(__be16 ethertype)

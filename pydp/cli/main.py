@@ -28,6 +28,7 @@ VERBS = {
     "healthcheck": ("pydp.cli.healthcheck", "probe the backends of services, and take out those that are down"),
     "exporter": ("pydp.cli.exporter", "serve metrics for Prometheus"),
     "doctor": ("pydp.cli.doctor", "what this machine lacks, what each port would get, with the command that mends it"),
+    "compare": ("pydp.cli.compare", "measure the kernel's path beside eBPF's with the traffic that there is"),
     "lab": ("pydp.cli.lab", "Linux's networking to try out, and other kernels to try it on"),
     "bench": ("pydp.bench.cli", "measure pydp beside the kernel's own path"),
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pydp.datapath import Datapath, Instance, Reader
+from pydp.datapath import Datapath, Instance, Reader, comparing
 from pydp.errors import NothingAttached
 from pydp.modes.base import Role
 
@@ -66,6 +66,7 @@ def document(one: Instance) -> dict[str, Any]:
         "adopted": name_now(one.adopted, f"if{one.adopted}") if one.adopted else None,
         "companion": name_now(one.companion, one.names.get(one.companion, "")) or None,
         "counters": one.counters,
+        "comparison": _comparison(one),
         "options": dict(one.options),
         "created": one.created,
         "ports": [
@@ -78,6 +79,13 @@ def document(one: Instance) -> dict[str, Any]:
             for ifindex, slot in one.slots.items()
         ],
     }
+
+
+def _comparison(one: Instance) -> str | None:
+    """Whether it is compared with the kernel's path: "under way", or "left over" by one that was killed."""
+    if not comparing.is_compared(one):
+        return None
+    return "under way" if comparing.under_way() else "left over"
 
 
 def own_ports(one: Instance) -> list[int]:

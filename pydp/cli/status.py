@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 _SHOWN = 32  # tunnels in the text; --json has all
 _WAYS = ("SENT", "BYTES SENT", "RECEIVED", "BYTES RECEIVED")
+_COMPARISONS = {
+    "under way": "compared with the kernel's path right now (pydp compare)",
+    "left over": "a comparison was killed: the next pydp attach, detach or compare takes its programs away",
+}
 KINDS = ("forward", "flood", "punt", "drop", "pass")  # of verdicts, in the order shown
 
 
@@ -112,6 +116,8 @@ def _text(one: dict[str, Any]) -> str:
     if one["companion"]:
         use = "routes are looked up by it" if one["adopted"] else "sends and takes what is left to the kernel"
         lines.append(f"  companion {printable(one['companion'])}: {use}")
+    if one["comparison"]:
+        lines.append("  " + _COMPARISONS[one["comparison"]])
     if one["counters"]:
         lines.append("  packets: " + ", ".join(f"{kind} {one['packets'][kind]['packets']}" for kind in one["packets"]))
     else:

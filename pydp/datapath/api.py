@@ -16,7 +16,7 @@ from ebpf.errors import EbpfError
 from ebpf.loader import Program
 from ebpf.maps import Map
 from ebpf.pins import Store, pin_errors
-from pydp.datapath import change, companions, files, recovery
+from pydp.datapath import change, companions, comparing, files, recovery
 from pydp.datapath.contents import Filler, adopted, peers_of, slots_of, with_contents, with_fdb
 from pydp.datapath.hooks import Choice, choose, together
 from pydp.datapath.settings import merged, settings_of, still_needed
@@ -34,7 +34,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An attach as asked for. ``name`` "" takes the adopted device's or the mode's name."""
+    """An attach as asked for. ``name`` "" takes the adopted device's or the mode's name; ``compare`` is for an instance
+    that is there as long as it is compared.
+    """
 
     mode: str
     interfaces: tuple[str, ...]
@@ -42,6 +44,7 @@ class Request:
     hook: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     counters: bool = True
+    compare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Datapath:
     def attach(self, request: Request, filler: Filler | None = None) -> Instance:
         """Attach, or replace the instance of the same name. Raises PydpError, EbpfError; then all is as before."""
         with self.store.locked():
-            old = recovery.recover(self.store, self._ask_again)
+            old = self._recovered()
             view = View.read()
             alive = _without_dead(self.store, old)
             plan = self._plan(request, alive, view)
@@ -114,6 +117,8 @@ class Datapath:
                 before = alive.instances.get(instance.name)
                 room = filler.room(before) if filler else {}
                 instance, context = with_contents(instance, context, before, room)
+                if request.compare:
+                    instance = comparing.begun(instance, made=True)
                 new = replace(alive, instances={**alive.instances, instance.name: instance})
                 new = replace(new, settings=merged(still_needed(old, new), settings_of(instance, plan.devices, old)))
                 done = change.Change(self.store, old, alive, new, lambda _: context, filler).run()
@@ -132,11 +137,46 @@ class Datapath:
                 raise NothingAttached("nothing is attached in this namespace")
             alive = _without_dead(self.store, old)
             new = replace(alive, instances={name: one for name, one in alive.instances.items() if name not in gone})
-            new = replace(new, settings=still_needed(old, new))
-            with companions.kept(self.store):
-                change.Change(self.store, old, alive, new, _no_context).run()
+            if comparing.left_over(new.instances):
+                new = comparing.settled(new)
+            self._change(old, alive, new)
         sweep(self.store)
         return gone
+
+    # Comparisons: by whoever holds `comparing.holding()`
+
+    def begin_comparison(self, name: str) -> Instance:
+        """Have the programs of an instance heed `comparing.TURNS`. Raises NothingAttached, EbpfError."""
+        with self.store.locked():
+            old = recovery.recover(self.store, self._ask_again)
+            alive = _without_dead(self.store, old)
+            new = comparing.settled(alive)  # we compare, so what is compared already was left by another
+            if name not in new.instances:
+                raise _no_instance(name, new)
+            new = replace(new, instances={**new.instances, name: comparing.begun(new.instances[name], made=False)})
+            return self._change(old, alive, new).instances[name]
+
+    def end_comparisons(self) -> None:
+        """Have everything as it was before; fine if it is. Raises EbpfError."""
+        with self.store.locked():
+            self._settle(recovery.recover(self.store, self._ask_again))
+        sweep(self.store)
+
+    def _recovered(self) -> State:
+        """What is attached, once what was interrupted is undone or finished, comparisons too. Within the lock."""
+        state = recovery.recover(self.store, self._ask_again)
+        return self._settle(state) if comparing.left_over(state.instances) else state
+
+    def _settle(self, old: State) -> State:
+        alive = _without_dead(self.store, old)
+        new = comparing.settled(alive)
+        return old if new is alive else self._change(old, alive, new)
+
+    def _change(self, old: State, alive: State, new: State) -> State:
+        """From OLD, of which ALIVE is left, to NEW, for which no instance is to be filled."""
+        new = replace(new, settings=still_needed(old, new))
+        with companions.kept(self.store):
+            return change.Change(self.store, old, alive, new, _no_context).run()
 
     def _plan(self, request: Request, old: State, view: View) -> _Plan:
         mode = mode_of(request.mode)

@@ -23,7 +23,7 @@ from ebpf.errors import EbpfError, MapError
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
 from ebpf.pins import STATE, Store, pin_errors, write_blob
-from pydp.datapath import files
+from pydp.datapath import comparing, files
 from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name
 from pydp.datapath.contents import Filler
 from pydp.datapath.devices import pin_ports, set_promisc
@@ -171,7 +171,7 @@ class Change:
         instance = self.new.instances[name]
         traits = MODES[instance.mode].traits
         used = {map_name for program in compiled.programs.values() for map_name in program.map_names}
-        for map_name in sorted((used & traits.maps) - {traits.again_map}):
+        for map_name in sorted((used & comparing.maps_of(instance)) - {traits.again_map}):
             pin = f"{name}-{map_name}"
             if pin in self._built.maps:
                 continue
@@ -284,7 +284,7 @@ class Change:
         constants: dict[int, int] = {}
         for name, number in one.stages.items():
             instance = self.new.instances[name]
-            owned = MODES[instance.mode].traits.maps
+            owned = comparing.maps_of(instance)
             maps |= {m: self._built.maps[f"{name}-{m}"] for m in owned if f"{name}-{m}" in self._built.maps}
             if (pin := again_pin(one, name)) in self._built.again:
                 maps[MODES[instance.mode].traits.again_map] = self._built.again[pin]
@@ -317,14 +317,15 @@ class Change:
         """Hard links for every pin of the current tree that stays as it is."""
         if not self.store.current.exists():
             return
-        stays = {f"{name}-" for name in self.new.instances if self._same(name)}
+        same = {name: one for name, one in self.new.instances.items() if self._same(name)}
+        maps = {f"{name}-{map_name}" for name, one in same.items() for map_name in one.maps}
+        controls = {f"{name}-control" for name in same}
         ports = self.old.attachments.keys() & self.new.attachments.keys()
         built = {one.key for one in self._rebuilt()}
         for folder in FOLDERS:
             for pin in (path.name for path in (self.store.current / folder).iterdir()):
-                owner = pin.rpartition("-")[0] + "-"
                 port, plus, _ = pin.partition("+")
-                wanted = owner in stays if folder == "maps" or pin.endswith("-control") else pin in ports
+                wanted = pin in (maps if folder == "maps" else controls if pin.endswith("-control") else ports)
                 if plus:
                     wanted = port in ports and port not in built
                 if wanted and not (tree / folder / pin).exists():

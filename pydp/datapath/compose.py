@@ -14,6 +14,7 @@ from ebpf.source import Source, flatten
 from pydp.modes import MODES
 from pydp.sources import bpf_src
 
+COMPARE = "PYDP_COMPARE"  # 1 while the instance that it is a constant of is compared with the kernel's path
 # Which header serves a hook, and the name of its program.
 _HEADERS = {"xdp": "xdp", "xdp-generic": "xdp", "tc": "tc", "tc-egress": "tc"}
 
@@ -44,6 +45,7 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
         "PYDP_COUNTERS": int(counters),
         "PYDP_FRAGS": int(frags),
         "PYDP_EGRESS": int(hook == "tc-egress"),
+        COMPARE: 0,
         "PYDP_DEPTH": max(MODES[stage.mode].traits.depth for stage in ordered),
     }
     for stage in ordered:
@@ -56,9 +58,8 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
 def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tuple[str, int], ...]) -> Source:
     """Kept, since the ports of an instance mostly have the same text."""
     text = "".join(f"#define {name} {int(value)}\n" for name, value in config)
-    return flatten(
-        _main(hook, stages), name="main.c", include_dirs=[bpf_src()], virtual={"config.h": text}
-    )  # fmt: skip
+    main = _main(hook, stages, compare=bool(dict(config)[COMPARE]))
+    return flatten(main, name="main.c", include_dirs=[bpf_src()], virtual={"config.h": text})
 
 
 def again_names(hook: str, mode: str) -> dict[str, str]:
@@ -68,13 +69,15 @@ def again_names(hook: str, mode: str) -> dict[str, str]:
     return {f"{program_name(hook)}_{one}": one for one in MODES[mode].traits.again.get(kind_of(hook), ())}
 
 
-def _main(hook: str, stages: Sequence[tuple[int, str]]) -> str:
+def _main(hook: str, stages: Sequence[tuple[int, str]], *, compare: bool) -> str:
     includes = ["config.h", "abi.h", f"hook/{_HEADERS[hook]}.h", "lib/packet.h", "lib/exit.h"]
+    includes += ["lib/compare.h"] if compare else []
     includes += [f"{mode}.c" for _, mode in stages]
-    text = "".join(f'#include "{name}"\n' for name in includes) + _program(hook, program_name(hook), stages)
+    text = "".join(f'#include "{name}"\n' for name in includes)
+    text += _program(hook, program_name(hook), stages, compare=compare)
     for _, mode in stages:
         for name, variant in again_names(hook, mode).items():
-            text += _program(hook, name, stages, {mode: variant})
+            text += _program(hook, name, stages, {mode: variant}, compare=compare)
     return text
 
 
@@ -82,20 +85,26 @@ _COUNT = "count_verdict(stage, verdict, packet.length);"
 _SETTLE = "return settle(ctx, &packet, verdict);"
 
 
-def _program(hook: str, name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None) -> str:
-    """The text of one program; VARIANTS of stages begin anew with the packet, and have no short way."""
+def _program(
+    hook: str, name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None, *, compare: bool
+) -> str:
+    """The text of one program; VARIANTS of stages begin anew with the packet, and have no short way. Before it is known
+    which packets are to be left to the kernel (COMPARE), there is none either.
+    """
     variants = variants or {}
     short = {mode for _, mode in stages if kind_of(hook) in MODES[mode].traits.short and mode not in variants}
     number, first = stages[0]
     lines = ["struct packet packet = {};", "enum verdict verdict = PASS_UNCLAIMED;", f"__u32 stage = {number};"]
-    if first in short:
+    if first in short and not compare:
         lines += [f"verdict = {_call(first, 'short', number)};", "if (verdict != PASS_UNCLAIMED) {"]
         lines += [f"\t{line}" for line in (_COUNT, _SETTLE)] + ["}"]
     lines += ["if (verdict == PASS_UNCLAIMED && !parse_packet(ctx, &packet))", "\tverdict = PUNT_TRUNCATED;"]
+    lines += ["if (verdict == PASS_UNCLAIMED)", "\tcompare_packet(ctx, &packet);"] if compare else []
     for number, mode in stages:
         lines += ["if (verdict == PASS_UNCLAIMED) {", f"\tstage = {number};"]
-        if mode in short and mode != first:
-            lines += [f"\tverdict = {_call(mode, 'short', number)};", "}", "if (verdict == PASS_UNCLAIMED) {"]
+        if mode in short and (compare or mode != first):
+            lines += ["\tif (!packet_is_left(&packet))", f"\t\tverdict = {_call(mode, 'short', number)};", "}"]
+            lines.append("if (verdict == PASS_UNCLAIMED) {")
         variant = f"stage_{variants[mode]}" if mode in variants else "stage"
         lines += [f"\tverdict = {_call(mode, variant, number)};", "}"]
     lines.append(_COUNT)

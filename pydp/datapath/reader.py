@@ -32,6 +32,8 @@ _CLOCK_MONOTONIC_COARSE = 6  # what bpf_ktime_get_coarse_ns() reads
 _COUNTER = 16  # struct counter of abi.h: packets and bytes, 64 bits each
 _PATIENCE = 1.0  # seconds in which a tree of pins that is being taken down must be gone
 _PAUSE = 0.01
+# Verdicts that leave a packet to the stack with the work done.
+_IN_PLACE = (("pass", "encap"), ("pass", "decap"), ("pass", "nat"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class Verdict:
     what: str
     packets: int
     bytes: int
+
+    @property
+    def carried(self) -> bool:
+        """Whether eBPF did what there was to be done with such packets, and did not drop them."""
+        return self.kind in ("forward", "flood") or (self.kind, self.reason) in _IN_PLACE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,6 @@ from pydp.modes.base import Role
 
 MOST_OTHERS = 256  # bridges and vxlan devices of the kernel, those that no instance has to do with
 _EGRESS = "tc-egress"
-# Verdicts that leave a packet to the stack with the work done.
-_IN_PLACE = (("pass", "encap"), ("pass", "decap"), ("pass", "nat"))
 
 
 @dataclass(slots=True)
@@ -72,7 +70,7 @@ def _by_port(state: State, verdicts: Sequence[Verdict]) -> dict[tuple[str, int, 
             port.dropped += one.packets
         elif one.ifindex == instance.companion:
             continue  # the kernel's work: it was counted where it came in, as left to it
-        elif one.kind in ("forward", "flood") or (one.kind, one.reason) in _IN_PLACE:
+        elif one.carried:
             port.carried += one.packets
             port.carried_bytes += one.bytes
         elif one.kind == "punt" and one.hook == _last(instance.hooks[one.ifindex], direction):

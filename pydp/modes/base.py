@@ -122,6 +122,7 @@ class Traits:
     ``finishes``: it has a NAME_finish(). ``claims``: it decides about packets, so that two such modes
     would compete for a port's traffic. ``promiscuous``: its ports of these roles must take frames for
     others.
+    ``alone``: why packets cannot be left to the kernel for a comparison where nothing of the kernel's is adopted.
     ``separate``: each port gets the hook that suits it best, whatever the others get. ``short``: kinds of hooks where
     it has a NAME_short(), which comes before NAME_stage(), and if it is the first stage, before the packet is parsed:
     it sets the length and, with a verdict other than PASS_UNCLAIMED, where the packet goes. ``again``: by kind of hook,
@@ -144,6 +145,7 @@ class Traits:
     short: frozenset[str] = frozenset()
     again: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again_map: str = ""
+    alone: str = "nothing of the kernel's would forward its packets in the meantime"
 
 
 class Mode:

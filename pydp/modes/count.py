@@ -21,7 +21,8 @@ class CountMode(Mode):
 
     name = "count"
     traits = Traits(
-        order=0, depth=4, maps=frozenset({"count_kinds"}), learned=frozenset({"count_kinds"}), claims=False
+        order=0, depth=4, maps=frozenset({"count_kinds"}), learned=frozenset({"count_kinds"}), claims=False,
+        alone="it leaves every packet to the kernel anyway",
     )  # fmt: skip
     Options = CountOptions
 

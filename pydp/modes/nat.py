@@ -93,6 +93,7 @@ class NatMode(Mode):
         short=frozenset({"xdp"}),
         again={"tc": ("begin", "error", "answer"), "xdp": ("begin",)},
         again_map="nat_tails",
+        alone="what is left to the kernel would not be translated",
     )  # fmt: skip
     Options = NatOptions
 

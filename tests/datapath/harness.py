@@ -45,7 +45,9 @@ ACTIONS = {
     "tc": {2: DROP, 0xFFFFFFFF: PASS, 7: REDIRECT, 0: "ok"},
 }
 SMALL = {"fdb_size": 256}
-WRITTEN = frozenset({"fdb", "fdb_events", "counters", "count_kinds", "vxlan_hops", "vxlan_counts"})  # by the datapath
+WRITTEN = frozenset({
+    "fdb", "fdb_events", "counters", "count_kinds", "vxlan_hops", "vxlan_counts", "compare_asked", "compare_times",
+})  # by the datapath  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ class Rig:
     """Programs, maps and what goes through them. ``bridge`` makes the adopting form, its ports by index BASE + n.
 
     Mode vxlan has port 0 as underlay, the ports that its options name after it, and its companion last. Modes macvlan
-    and ipvlan have port 0 as parent; at the other end of the others are stations.
+    and ipvlan have port 0 as parent; at the other end of the others are stations. ``compare`` makes programs of a
+    comparison, in which that share goes by eBPF when nobody says anything.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Rig:
         modes: Sequence[str] = ("bridge",),
         counters: bool = True,
         frags: bool = False,
+        compare: int | None = None,
     ) -> None:
         self.hook = hook
         self.frags = frags
@@ -147,8 +151,9 @@ class Rig:
             names = names[:1]
         self.options = {name: self._options_of(name, options or {}) for name in modes}
         self.contexts = {name: self._context(view, name, names, fdb) for name in modes}
+        comparison = {} if compare is None else {"PYDP_COMPARE": 1, "PYDP_COMPARE_REST": compare}
         stages = [
-            Stage(number, name, MODES[name].constants(self.options[name], self.contexts[name]))
+            Stage(number, name, {**MODES[name].constants(self.options[name], self.contexts[name]), **comparison})
             for number, name in enumerate(modes)
         ]
         self.compiled = compile_source(compose(hook, stages, counters=counters, frags=frags))
@@ -371,7 +376,8 @@ def probe_of(hook: str) -> Compiled:
 
 
 def _with_config(text: str, hook: str, frags: bool) -> Source:
-    config = f"#define PYDP_DEPTH 4\n#define PYDP_FRAGS {int(frags)}\n#define PYDP_COUNTERS 0\n#define PYDP_EGRESS 0\n"
+    facts = ("DEPTH 4", f"FRAGS {int(frags)}", "COUNTERS 0", "EGRESS 0", "COMPARE 0")
+    config = "".join(f"#define PYDP_{fact}\n" for fact in facts)
     return flatten(
         f'#include "config.h"\n#include "abi.h"\n#include "hook/{hook}.h"\n{text}',
         name="main.c",

@@ -173,11 +173,12 @@ class View:
 
 
 class IpipRig:
-    """The programs at PLACES, and the maps of an instance. Close it, or use it in a ``with`` block."""
+    """The programs at PLACES, with MORE constants, and the maps of an instance. Close it, or use it in a block."""
 
     def __init__(
         self, hook: str, options: Mapping[str, Any], *, mtu: int = 1500,
         tunnels: Sequence[Tunnel] = (), routes: Sequence[Route] = (), places: Sequence[str] = PLACES,
+        more: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         self.hook = hook
         self._stack = contextlib.ExitStack()
@@ -188,7 +189,7 @@ class IpipRig:
         slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
         defaults = Defaults(cpus=possible_cpus())
         self.context = Context(view, target, slots, hook, defaults=defaults, foreign_routes=routes)
-        stage = Stage(0, "ipip", MODE.constants(self.options, self.context))
+        stage = Stage(0, "ipip", {**MODE.constants(self.options, self.context), **(more or {})})
         hooks = {place: "tc-egress" if place == "leaving" else hook for place in places}
         self._hooks = hooks
         self._compiled = {

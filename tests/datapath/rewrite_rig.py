@@ -61,7 +61,8 @@ class Done:
 @functools.cache
 def rewrite_probe_of(hook: str) -> Compiled:
     """The programs of rewrite_probe.c for a hook."""
-    config = "#define PYDP_DEPTH 2\n#define PYDP_FRAGS 0\n#define PYDP_COUNTERS 0\n#define PYDP_EGRESS 0\n"
+    facts = ("DEPTH 2", "FRAGS 0", "COUNTERS 0", "EGRESS 0", "COMPARE 0")
+    config = "".join(f"#define PYDP_{fact}\n" for fact in facts)
     text = "".join(f'#include "{name.format(hook)}"\n' for name in INCLUDES)
     return compile_source(flatten(text, include_dirs=[bpf_src(), HERE], virtual={"config.h": config}))
 

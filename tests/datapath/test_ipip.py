@@ -537,13 +537,13 @@ def _compare_lookups(rig: IpipRig, net: Net, networks: Mapping[Any, str], draw: 
 # The kernel's tunnel devices
 
 
-def adopting(hook: str, **device: Any) -> IpipRig:
+def adopting(hook: str, *, more: Mapping[str, int] | None = None, **device: Any) -> IpipRig:
     kernel = Tunnel(
         **{"ifindex": BASE + 9, "name": "tun0", "kind": "ipip", "local": "192.0.2.1", "remote": "192.0.2.2",
            "lower": BASE, "up": True, **device}
     )  # fmt: skip
     route = Route("10.2.0.0/16", BASE + 9, protocol=3)
-    return IpipRig(hook, {"port": ("p1",)}, tunnels=[kernel], routes=[route])
+    return IpipRig(hook, {"port": ("p1",)}, tunnels=[kernel], routes=[route], more=more)
 
 
 def test_the_kernels_device_keeps_what_is_not_for_ports(hook: str) -> None:
@@ -559,3 +559,16 @@ def test_the_kernels_device_keeps_what_is_not_for_ports(hook: str) -> None:
         out = net.outgoing()
         result = rig.sent("port", net.frame(out, PORT, STATION), "192.0.2.2")
         assert (result.verdict, result.frame) == ("FORWARD_ENCAP", net.sent(aged(out), ttl=5))
+
+
+def test_the_kernels_device_is_compared(hook: str) -> None:
+    """In a turn of the kernel's also what was just carried, and would take the short way."""
+    net = Net("ipip")
+    with adopting(hook, more={"PYDP_COMPARE": 1, "PYDP_COMPARE_REST": 1000}) as rig:
+        packet, out = net.inner(), net.frame(net.outgoing(), PORT, STATION)
+        assert rig.delivered(net.received(packet), net.near).verdict == "FORWARD_DECAP"
+        assert rig.sent("port", out, "192.0.2.2").verdict == "FORWARD_ENCAP"
+        rig.maps["compare_turns"].set(0, (ticks_now() + 1000 & 0xFFFFFFFF, 0))
+        untouched(rig, net.received(packet), "PUNT_COMPARE")
+        result = rig.send("port", out)
+        assert (result.verdict, result.action, result.frame) == ("PUNT_COMPARE", PASS, out)

@@ -50,7 +50,8 @@ class Wire:
 
 
 def _laid(stack: contextlib.ExitStack, segment: Segment, hook: Hook) -> None:
-    config = "#define PYDP_DEPTH 2\n#define PYDP_FRAGS 0\n#define PYDP_COUNTERS 0\n#define PYDP_EGRESS 0\n"
+    facts = ("DEPTH 2", "FRAGS 0", "COUNTERS 0", "EGRESS 0", "COMPARE 0")
+    config = "".join(f"#define PYDP_{fact}\n" for fact in facts)
     text = "".join(f'#include "{name.format(hook)}"\n' for name in INCLUDES)
     folders = [bpf_src(), Path(__file__).parent]
     compiled = compile_source(flatten(text, include_dirs=folders, virtual={"config.h": config}))

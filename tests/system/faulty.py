@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from ebpf import attach, libbpf, pins
 from ebpf.errors import EbpfError
-from pydp.datapath import Datapath, Request, change, files, recovery
+from pydp.datapath import Datapath, Request, change, comparing, files, recovery
 from pydp.errors import PydpError
 from pydp.lab import Namespace
 from pydp.services.attach import prepared
@@ -88,6 +88,14 @@ class Operator:
         """All of them when none is named."""
         return self._ask({"detach": names or None, **(fault or {})})
 
+    def compare(self, name: str, fault: dict[str, Any] | None = None) -> Result:
+        """Begin a comparison of an instance, and leave it."""
+        return self._ask({"compare": name, **(fault or {})})
+
+    def settle(self, fault: dict[str, Any] | None = None) -> Result:
+        """End what comparisons have left."""
+        return self._ask({"settle": True, **(fault or {})})
+
     def _ask(self, what: dict[str, Any]) -> Result:
         assert self._process.stdin
         assert self._process.stdout
@@ -102,6 +110,11 @@ def work(wanted: dict[str, Any]) -> None:
             one["mode"], tuple(one["interfaces"]), name=one["mode"], hook=one["hook"], options=one["options"]
         )
         datapath.attach(*prepared(datapath, request))
+    elif "compare" in wanted:
+        with comparing.holding():
+            Datapath().begin_comparison(wanted["compare"])
+    elif "settle" in wanted:
+        Datapath().end_comparisons()
     else:
         Datapath().detach(wanted["detach"])
 

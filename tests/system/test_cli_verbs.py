@@ -123,7 +123,7 @@ def test_the_json_of_status(bridged: Segment) -> None:
     (one,) = found["instances"]
     assert set(one) == {
         "name", "mode", "hook", "asked", "why", "hooks", "adopted", "companion", "counters", "options", "created",
-        "ports", "packets", "maps", "fdb",
+        "comparison", "ports", "packets", "maps", "fdb",
     }  # fmt: skip
     assert (one["name"], one["mode"], one["hook"], one["asked"], one["adopted"]) == (
         "bridge",

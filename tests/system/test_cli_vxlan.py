@@ -81,7 +81,7 @@ def test_the_json_of_status(both: Nodes) -> None:
     (one,) = ok_json(*ours(both), "status", "--json")["instances"]
     assert set(one) == {
         "name", "mode", "hook", "asked", "why", "hooks", "adopted", "companion", "counters", "options", "created",
-        "ports", "packets", "maps", "fdb", "segments", "tunnels",
+        "comparison", "ports", "packets", "maps", "fdb", "segments", "tunnels",
     }  # fmt: skip
     assert (one["name"], one["mode"], one["adopted"], one["companion"]) == ("vxlan", "vxlan", None, COMPANION)
     assert [(port["device"], port["role"], port["state"]) for port in one["ports"]] == [

@@ -45,6 +45,8 @@ SCENES = [
     pytest.param("tcx", Scene("bridge p0 p1 p2", (_ATTACH.step,)), 3, id="tcx bridge replace"),
     pytest.param("tcx", Scene("count p0", ("bridge p0",)), 3, id="tcx compose"),
     pytest.param("tcx", Scene("detach", ("bridge p0 vx0", "count p0")), 3, id="tcx bridge detach"),
+    pytest.param("tcx", Scene("compare bridge", (_ATTACH.step,)), 2, id="tcx compare"),
+    pytest.param("tcx", Scene("settle", (_ATTACH.step, "compare bridge")), 2, id="tcx comparison's end"),
     pytest.param("tcx", _COUNT, 2, id="tcx attach"),
     pytest.param("tcx", Scene("count p1 p2", (_COUNT.step,)), 2, id="tcx replace"),
     pytest.param("tcx", Scene("detach", (_COUNT.step,)), 2, id="tcx detach"),
@@ -54,6 +56,8 @@ SCENES = [
 ]
 FAILING = [
     pytest.param("tcx", Scene("bridge p0 vx0"), 4, id="tcx bridge"),
+    pytest.param("tcx", Scene("compare bridge", ("bridge p0 p1",)), 4, id="tcx compare"),
+    pytest.param("tcx", Scene("settle", ("bridge p0 p1", "compare bridge")), 4, id="tcx comparison's end"),
     pytest.param("tcx", Scene("count p0"), 1, id="tcx attach"),
     pytest.param("tcx", Scene("count p0 p1", ("count p0",)), 3, id="tcx replace"),
     pytest.param("clsact", Scene("count p1", ("count p0",)), 2, id="clsact replace"),
@@ -78,6 +82,10 @@ class Stage:
         # An instance is named, so that the same step with other ports changes it.
         if verb == "detach":
             return self._operator.detach(*names, fault=fault)
+        if verb == "compare":
+            return self._operator.compare(*names, fault=fault)
+        if verb == "settle":
+            return self._operator.settle(fault=fault)
         return self._operator.attach(verb, *names, hook=self._hook, fault=fault)
 
     def play(self, steps: Sequence[str], fault: dict[str, Any] | None = None) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ from ebpf import attach, libbpf
 from ebpf.loader import Program
 from ebpf.pins import STATE
 from pydp import fdb
-from pydp.datapath import Datapath, Reader, State
+from pydp.datapath import Datapath, Reader, State, comparing
 from pydp.datapath.change import again_pin
 from pydp.datapath.compose import again_names
 from pydp.datapath.state import PORTS
@@ -42,8 +42,8 @@ def check(kind: str = "tcx") -> State:
 
 
 def shape(state: State) -> dict[str, list[int]]:
-    """Instances and their ports, to compare states by."""
-    return {name: sorted(one.slots) for name, one in state.instances.items()}
+    """Instances and their ports, to compare states by; first 0 for one whose path is compared with the kernel's."""
+    return {name: [0] * comparing.is_compared(one) + sorted(one.slots) for name, one in state.instances.items()}
 
 
 def links() -> list[dict[str, Any]]:
