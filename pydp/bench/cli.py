@@ -14,7 +14,7 @@ from pydp.errors import NotAllowed, PydpError, UsageError
 if TYPE_CHECKING:
     from pydp.bench.results import Results
 
-SUITES = ("bridge", "vxlan", "ipip", "nat", "macvlan", "cost")
+SUITES = ("bridge", "vxlan", "ipip", "nat", "macvlan", "ipvlan", "cost")
 _FAILED, INTERRUPTED = 1, 130
 _TWO = 2  # files that are compared
 

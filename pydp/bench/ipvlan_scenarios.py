@@ -21,6 +21,7 @@ from pydp.bench.frames import Sent
 from pydp.bench.paths import Path, Shape
 from pydp.bench.scenario import Comparison, Scenario
 from pydp.bench.streams import tcp_stream
+from pydp.bench.traffic import FLOOD, Port
 from pydp.bench.tunnel_frames import IN_ETHERNET, ethernet
 from pydp.datapath import Datapath, Request
 from pydp.lab import Segment, set_offloads
@@ -82,7 +83,8 @@ def _flood(sink: str) -> Callable[[Segment, Path, ExitStack], Measure]:
         parent = segment.sw.ipr().link("get", ifname=sender.port)[0].get("address")
         sent = Sent(ethernet(parent, sender.mac) + packet, 14, packet=True)
         counting = frames.Sink(receiver, sink, stack, IN_ETHERNET)
-        return frames.flood(frames.Generator(sender, [(ends[0], ends[1])], stack, sent), counting)
+        generator = frames.Generator(sender, [(ends[0], ends[1])], stack, sent)
+        return FLOOD.begin(generator, counting, Port(segment.sw, sender.port))
 
     return prepare
 

@@ -15,7 +15,14 @@ from pydp.bench.results import Results, ScenarioResult
 from pydp.bench.summary import sentence
 from pydp.errors import PydpError
 
-_SUITES = {"bridge": "Bridge", "vxlan": "VXLAN", "ipip": "IPIP", "nat": "NAT and services", "macvlan": "macvlan"}
+_SUITES = {
+    "bridge": "Bridge",
+    "vxlan": "VXLAN",
+    "ipip": "IPIP",
+    "nat": "NAT and services",
+    "macvlan": "macvlan",
+    "ipvlan": "ipvlan",
+}
 
 
 @dataclass(frozen=True, slots=True)

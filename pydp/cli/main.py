@@ -62,7 +62,10 @@ class Parser(argparse.ArgumentParser):
         """What a verb's parser does not know comes back to this one, whose help does not tell what the verb takes."""
         found, more = self.parse_known_args(args, namespace)
         if more:
-            raise UsageError(f"unrecognized arguments: {' '.join(more)}", hint=f"{self.prog} {found.verb} --help")
+            raise UsageError(
+                f"unrecognized arguments: {' '.join(more)}",
+                hint=f"{self.prog} {getattr(found, 'verb', '')}".rstrip() + " --help",
+            )
         return found
 
     def error(self, message: str) -> NoReturn:

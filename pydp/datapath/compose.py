@@ -88,8 +88,8 @@ _SETTLE = "return settle(ctx, &packet, verdict);"
 def _program(
     hook: str, name: str, stages: Sequence[tuple[int, str]], variants: Mapping[str, str] | None = None, *, compare: bool
 ) -> str:
-    """The text of one program; VARIANTS of stages begin anew with the packet, and have no short way. Before it is known
-    which packets are to be left to the kernel (COMPARE), there is none either.
+    """The text of one program; VARIANTS of stages begin anew with the packet, and have no short way. With COMPARE
+    packets are parsed first, as some are the kernel's.
     """
     variants = variants or {}
     short = {mode for _, mode in stages if kind_of(hook) in MODES[mode].traits.short and mode not in variants}
