@@ -134,12 +134,12 @@ def test_two_kernels_on_one_wire(tmp_path: Path, mode: str) -> None:
     """Ping and TCP both ways, from a container whose tunnel is pydp's, on 6.1, to a device of the kernel's, on 6.12."""
     done = vm("--kernel", "6.1,6.12", "--wire", "--results", str(tmp_path), "--", WIRE, mode)
     assert "3 received, 0% packet loss" in done.stdout
-    (tunnel,) = json.loads((tmp_path / "end1/tunnel.json").read_text())["instances"]
-    print(tunnel)
+    (instance,) = json.loads((tmp_path / "end1/tunnel.json").read_text())["instances"]
+    (tunnel,) = instance["tunnels"]
+    assert min(tunnel["sent_bytes"], tunnel["received_bytes"]) > 2 << 20
     (device,) = json.loads((tmp_path / "end2/device.json").read_text())
     counted = device["stats64"]
-    assert counted["rx"]["bytes"] > 2 << 20
-    assert counted["tx"]["bytes"] > 2 << 20
+    assert min(counted["rx"]["bytes"], counted["tx"]["bytes"]) > 2 << 20
 
 
 def test_a_plan_names_its_nodes(tmp_path: Path) -> None:
