@@ -46,10 +46,11 @@ class Guest:
 
 
 def read_guest(folder: Path) -> Guest:
-    """Without a junit.xml it has failed as a whole: that is one failure."""
+    """Without a junit.xml it has not come to its end: that is one failure."""
     path, programs = folder / "junit.xml", folder / "programs.jsonl"
+    rows = [json.loads(line) for line in programs.read_text().splitlines()] if programs.exists() else []
     if not path.exists():
-        return Guest(folder.name, {FAILED: 1})
+        return Guest(folder.name, {FAILED: 1}, rows)
     tests: dict[str, int] = {}
     oracles: dict[tuple[str, str], list[str]] = {}
     for case in ET.parse(path).getroot().iter("testcase"):
@@ -58,7 +59,6 @@ def read_guest(folder: Path) -> Guest:
         file = case.get("classname", "").rpartition(".")[2]
         if file in ORACLES and (hook := hook_of(case.get("name", "").partition("[")[2])):
             oracles.setdefault((file, hook), []).append(outcome)
-    rows = [json.loads(line) for line in programs.read_text().splitlines()] if programs.exists() else []
     return Guest(folder.name, tests, rows, oracles)
 
 
