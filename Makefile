@@ -7,10 +7,11 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 C_SOURCES := find bpf_src -name '*.[ch]' -print0 | xargs -0r
 
-.PHONY: help setup root check format test demo bench report results figures dashboards clean
+.PHONY: help setup root check format test test-kernels kernels-table test-vagrant demo bench report results figures \
+	dashboards clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## install what is missing: apt packages, .venv, bpffs
 	@scripts/setup
@@ -33,6 +34,15 @@ format: setup ## rewrite Python and C in the project's format
 
 test: root check ## check, then every test
 	@scripts/test $(ARGS)
+
+test-kernels: root setup ## tests on Debian's 6.1 and 6.12 in QEMU: programs, packets, the kernel's own tunnels and VLANs
+	@scripts/test-kernels $(ARGS)
+
+kernels-table: setup ## put what the last `make test-kernels` has found into the README
+	@$(BIN)/python -m tests.kernels.report build/kernels --write README.md
+
+test-vagrant: root setup ## bring up one machine of vagrant/ by emulation
+	@scripts/test-vagrant
 
 demo: root setup ## the same traffic through the kernel's bridge and through pydp, side by side
 	@$(BIN)/python -m pydp.bench.demo $(ARGS)

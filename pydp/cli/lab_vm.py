@@ -43,6 +43,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pydp.bench.interrupt import terminable
+
+    with terminable():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from pydp.lab import vm
 
     if args.list:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Second stage of a guest, in the host's files: makes what a distribution's boot would make, runs the command with its
 # output on virtio ports, notes its exit status, and powers off. /run/pydp-lab is a folder of the host's.
+#
+# shellcheck disable=SC2154 # modules, node, address and now are in the settings
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb
 exchange=/run/pydp-lab
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # First process of a guest, from its initramfs: mounts the host's root file system (read-only) with a tmpfs on top,
 # and hands over to guest.sh. Modules stand in /modules in the order in which they are needed.
+#
+# shellcheck shell=dash disable=SC2015 # "A && B || die": whichever fails, it dies
 b=/bin/busybox
 die() {
 	echo "pydp-lab: $*"

@@ -8,20 +8,17 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pydp.lab.errors import LabError
+from pydp.lab.vm.needs import BUSYBOX
 
 HERE = Path(__file__).parent
-_BUSYBOX = Path("/bin/busybox")
 _NEEDED = ("virtio_pci", "virtio_console", "overlay", "9p", "9pnet_virtio")
 _FOLDERS = ("bin", "dev", "lower", "modules", "new", "proc", "sys", "upper")
 
 
 def initramfs(modules: Path) -> bytes:
-    """A cpio archive for the kernel whose folder of MODULES that is (with modules.dep). Raises LabError."""
-    if not _BUSYBOX.exists():
-        raise LabError(f"{_BUSYBOX} is not there", hint="apt-get install busybox-static")
+    """A cpio archive for the kernel whose folder of MODULES that is (with modules.dep)."""
     archive = [_entry(name, b"", stat.S_IFDIR | 0o755) for name in _FOLDERS]
-    archive.append(_entry("bin/busybox", _BUSYBOX.read_bytes(), stat.S_IFREG | 0o755))
+    archive.append(_entry("bin/busybox", BUSYBOX.read_bytes(), stat.S_IFREG | 0o755))
     archive.append(_entry("init", (HERE / "init.sh").read_bytes(), stat.S_IFREG | 0o755))
     for number, path in enumerate(_in_order(modules)):
         name = path.name.split(".ko")[0]

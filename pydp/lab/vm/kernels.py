@@ -19,6 +19,7 @@ from ebpf.cachedir import NotOurs, cache_folder, make_own
 from pydp.errors import Unsupported, UsageError
 from pydp.lab.errors import LabError
 from pydp.lab.vm import apt
+from pydp.lab.vm.needs import check_needs
 
 _NAME = re.compile(r"\d+\.\d+[\w.+~-]*")
 
@@ -59,6 +60,7 @@ def find_kernels(wanted: Sequence[str], *, update: bool = False) -> list[Kernel]
     for name in wanted:
         if not _NAME.fullmatch(name):
             raise UsageError(f"--kernel {name}: not a kernel's version", hint="a series, as in --kernel 6.1,6.12")
+    check_needs()
     found: dict[str, Kernel] = {}
     with _locked():
         for name in wanted:
@@ -122,8 +124,6 @@ def _number_modules(tree: Path, release: str) -> None:
     """modules.dep is made when a package is installed."""
     try:
         subprocess.run(["depmod", "-b", tree, release], check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise LabError("depmod is not installed", hint="apt-get install kmod") from None
     except subprocess.CalledProcessError as error:
         raise LabError(f"depmod {release}: {error.stderr.strip()}") from None
 

@@ -14,7 +14,8 @@ from pydp.errors import UsageError
 
 ROLES = ("data", "monitoring")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_KEYS = {"name", "kernel", "role", "address", "cpus", "memory"}
+_SIZES = {"cpus": (1, 1), "memory": (2048, 512)}  # what they are unless given, and at least
+_KEYS = {"name", "kernel", "role", "address", *_SIZES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +84,12 @@ def _node(entry: Any, network: ipaddress.IPv4Network) -> PlannedNode:
         raise TypeError(f"nodes: {name}: kernel has to be quoted: 6.10 would be read as 6.1")
     if ipaddress.IPv4Address(entry["address"]) not in network:
         raise ValueError(f"nodes: {name}: address {entry['address']} is not in {network}")
-    sizes = {key: int(entry.get(key, default)) for key, default in (("cpus", 1), ("memory", 2048))}
+    sizes = {key: _size(entry, key, *bounds) for key, bounds in _SIZES.items()}
     return PlannedNode(name, entry["kernel"], entry["role"], entry["address"], **sizes)
+
+
+def _size(entry: Mapping[str, Any], key: str, default: int, least: int) -> int:
+    value = entry.get(key, default)
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"nodes: {entry['name']}: {key} is {least} at least, not {value}")
+    return value

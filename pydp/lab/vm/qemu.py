@@ -13,23 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pydp.lab.errors import LabError
 from pydp.lab.vm.guests import Guest, Outcome, Settings, write_exchange
 from pydp.lab.vm.initramfs import initramfs
+from pydp.lab.vm.needs import QEMU
 
 BOOT = 180.0  # seconds until the command has to begin: thirty times what it takes
-PROGRAM = "qemu-system-x86_64"
 # Emulated code is quickest where it has least to emulate: no AVX, no supervisor access checks; wheels want SSE 4.2.
 _PROCESSORS = {"tcg": "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16", "kvm": "host"}
 _PARAMETERS = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"
 
 
 def base_command(accelerator: str) -> list[str]:
-    """QEMU with nothing in the machine, ending with whoever started it. Raises LabError when it is not installed."""
-    if shutil.which(PROGRAM) is None:
-        raise LabError(f"{PROGRAM} is not installed", hint="apt-get install qemu-system-x86 busybox-static kmod")
+    """QEMU with nothing in the machine, ending with whoever started it."""
     options = f"-M q35 -accel {accelerator} -cpu {_PROCESSORS[accelerator]} -nodefaults -no-user-config -display none"
-    return ["setpriv", "--pdeathsig", "KILL", PROGRAM, *options.split(), "-no-reboot"]
+    return ["setpriv", "--pdeathsig", "KILL", QEMU, *options.split(), "-no-reboot"]
 
 
 class Machine:

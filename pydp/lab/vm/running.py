@@ -70,7 +70,7 @@ def _place() -> Iterator[Path]:
         fcntl.flock(guard, fcntl.LOCK_EX)  # between making a folder and locking it, it looks as if it was left
         for left in running.iterdir():
             _remove_if_left(left)
-        place = Path(tempfile.mkdtemp(dir=running))
+        place = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=running))
         lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX)
     finally:

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `make test-kernels` says of the results of guests: its last line, and the README's table."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pydp.modes import MODES
+from tests.kernels import report
+from tests.kernels.sampling import chosen, hook_of
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+JUNIT = """\
+<testsuites><testsuite>
+<testcase classname="tests.kernels.test_programs" name="test_the_verifier_takes_it[count-tc]"/>
+<testcase classname="tests.kernels.test_tunnel_oracle" name="test_the_same_goes_out[ipip-tc]"/>
+<testcase classname="tests.kernels.test_tunnel_oracle" name="test_the_same_goes_out[ipip-xdp]"><failure/></testcase>
+<testcase classname="tests.kernels.test_tunnel_oracle" name="test_the_same_goes_out[sit-tc]"><skipped/></testcase>
+<testcase classname="tests.datapath.test_count" name="test_a[1]"><error/></testcase>
+</testsuite></testsuites>
+"""
+
+
+def row(case: str, hook: str, outcome: str = "passed", links: tuple[str, ...] = ("tcx",)) -> dict[str, object]:
+    return {"case": case, "mode": case.partition(",")[0], "hook": hook, "outcome": outcome, "links": links}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Of two guests, and of one that broke down."""
+    rows = {
+        "6.1.0-50-amd64": [
+            row("count", "tc", links=("clsact",)),
+            row("bridge", "tc"),
+            row("bridge, VLANs", "tc", "failed"),
+        ],
+        "6.12.9+deb13-amd64": [row("count", "tc"), row("count", "xdp", "skipped")],
+    }
+    for release, content in rows.items():
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "programs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in content))
+        (tmp_path / release / "junit.xml").write_text(JUNIT)
+    (tmp_path / "6.18").mkdir()
+    return tmp_path
+
+
+def test_the_table_has_modes_by_kernels_and_hooks(results: Path) -> None:
+    guests = [report.read_guest(results / name) for name in ("6.1.0-50-amd64", "6.12.9+deb13-amd64")]
+    lines = report.table(guests).splitlines()
+    assert lines[0] == (
+        "| mode | forms | 6.1: tc | 6.1: xdp | 6.1: xdp-generic | 6.12: tc | 6.12: xdp | 6.12: xdp-generic |"
+    )
+    assert lines[2:5] == [
+        "| count | plain | all 1 |  |  | all 1 | 0 of 1 |  |",
+        "| bridge | plain; VLANs | 1 of 2 |  |  |  |  |  |",
+        "| ipip, beside the kernel's tunnels | | 1 of 2 | 0 of 1 |  | 1 of 2 | 0 of 1 |  |",
+    ]
+    assert "filters of a clsact qdisc and tcx links on 6.1." in lines[-2]
+    assert lines[-1] == "Programs on tc are tcx links on 6.12."
+    assert report.table(guests) == "\n".join(lines) + "\n"
+
+
+def test_the_last_line_is_as_pytests(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The guest that brought nothing back is a failure, of which nothing else would tell."""
+    assert report.main([str(results), "--seconds", "75.5"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.strip("= ") == "5 failed, 4 passed, 2 skipped in 75.50s (0:01:15)"
+    assert re.fullmatch(r"=+ .* =+", last)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_guest_is_a_failure(tmp_path: Path, there: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(tmp_path if there else tmp_path / "none")]) == 1
+    assert "no tests ran" in capsys.readouterr().out
+
+
+def test_writing_changes_what_is_between_the_marks(results: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n")
+    for _ in range(2):
+        assert report.main([str(results), "--write", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith(f"before\n{report.BEGIN}| mode |")
+        assert text.endswith(f"{report.END}after\n")
+        assert "old" not in text
+
+
+@pytest.mark.parametrize("text", ["", report.BEGIN, report.END + report.BEGIN, (report.BEGIN + report.END) * 2])
+def test_marks_that_are_not_there_once_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="marks"):
+        report.rewritten(text, "table")
+
+
+def test_the_readmes_table_is_one() -> None:
+    """Of both kernels, all rows as wide as the head, modes that there are, and nothing that did not pass."""
+    text = README.read_text(encoding="utf-8")
+    assert report.rewritten(text, text.partition(report.BEGIN)[2].partition(report.END)[0]) == text
+    block = text.partition(report.BEGIN)[2].partition(report.END)[0]
+    rows = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("|")]
+    assert [name for name in rows[0] if name.endswith(": tc")] == ["6.1: tc", "6.12: tc"]
+    assert {row[0].partition(",")[0] for row in rows[2:]} <= set(MODES)
+    assert len(rows) > 2
+    assert {line.count("|") for line in block.splitlines() if line.startswith("|")} == {len(rows[0]) + 1}
+
+
+def test_of_each_test_one_case_a_hook_is_chosen() -> None:
+    cases = [
+        ("a", "tc-1"),
+        ("a", "tc-2"),
+        ("a", "xdp-1"),
+        ("b", ""),
+        ("b", "1"),
+        ("c", "tc, summed up"),
+        ("a", "xdp-2"),
+    ]
+    assert list(chosen(cases)) == [True, False, True, True, False, True, False]
+    assert [hook_of(case) for case in ("tc-1", "1-xdp", "vlan, tc", "etc", "")] == ["tc", "xdp", "tc", "", ""]
