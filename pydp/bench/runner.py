@@ -21,7 +21,7 @@ from pydp.bench.watch import Watch, watching
 from pydp.errors import PydpError, UsageError
 
 COST = "cost"
-QUICK = 165.0  # s that all of a quick run may take: three minutes with what comes before and behind
+QUICK = 150.0  # s that all of a quick run may take: three minutes with what comes before and behind
 _COST_SECONDS = {True: 12.0, False: 40.0}  # by quick or not
 _LEAST = 1.0  # s for the blocks of a scenario, however late it is
 _MANY = 4  # scenarios named when a name is none

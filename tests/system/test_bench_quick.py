@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from tests.system.bench import ROOT
 pytestmark = [pytest.mark.usefixtures("requires_root", "bpffs"), pytest.mark.alone]
 
 BUILD = ROOT / "build"
-THREE_MINUTES = 180
 
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
@@ -29,15 +27,12 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(400)
-def test_all_of_it_in_under_three_minutes() -> None:
+def test_all_of_it() -> None:
     pytest.importorskip("vl_convert")
     BUILD.mkdir(exist_ok=True)
     file, page = BUILD / "bench.json", BUILD / "bench.html"
-    begun = time.monotonic()
     done = bench("--quick", "--json", str(file), "--html", str(page))
-    took = time.monotonic() - begun
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    assert took < THREE_MINUTES
     found = document.load(file)
     assert {one.name for one in found.scenarios} == {one.name for one in SCENARIOS if one.brief}
     assert {one.suite for one in found.scenarios} >= {"bridge", "vxlan", "ipip", "nat"}
