@@ -111,7 +111,8 @@ def test_the_text_of_status(both: Nodes) -> None:
     assert lines[2] == f"  companion {COMPANION}: sends and takes what is left to the kernel"
     assert re.match(r"  packets: forward \d+, flood \d+, punt \d+, drop 0, pass \d+$", lines[3])
     assert re.match(r"  fdb: 6 of 65536 addresses, 2 of them do not age; learned 4, ", lines[4])
-    words = [line.split() for line in lines[5:]]
+    assert re.match(r"  map vxlan_fates: \d+ of 65536 entries$", lines[5])
+    words = [line.split() for line in lines[6:]]
     assert words[0] == ["PORT", "ROLE", "HOOK", "PROGRAM", "STATE"]
     assert [(line[0], line[1], line[4]) for line in words[1:5]] == [
         ("eth0", "underlay", "running"), ("p0", "port", "running"), ("p1", "port", "running"),

@@ -38,7 +38,7 @@ backends = []
 """
 # Counts what this host sends to its own port 1001: rules beside ours, and conntrack at work.
 NFT = "table ip own { chain out { type nat hook output priority -100; udp dport 1001 counter redirect to :9; }; }"
-INSTANCES = ("br0", "vxlan", "ipip", "nat", "macvlan")
+INSTANCES = ("br0", "vxlan", "ipip", "nat", "macvlan", "ipvlan")
 SPOOFED = 5  # packets from behind a peer whose source is not
 REQUESTS = 40
 PATIENCE = 60.0
@@ -121,12 +121,16 @@ class Watched:
             "vxlan": (self.ends["inner"], self.ends["far"], "10.88.0.2"),
             "ipip": (self.host, self.ends["far"], "10.77.2.1"),
             "macvlan": (self.ends["child"], self.ends["outside"], "10.99.0.2"),
+            "ipvlan": (self.ends["tenant"], self.ends["beyond"], "10.98.0.2"),
         }
         return {name: NumberedStream(*places, pps=200) for name, places in ends.items()}
 
     def warm_up(self) -> None:
         """Have all addresses known, so that later counts are of what is counted."""
-        for name, dest in (("c0", "10.66.0.2"), ("inner", "10.88.0.2"), ("client", "10.0.1.2"), ("child", "10.99.0.2")):
+        for name, dest in (
+            ("c0", "10.66.0.2"), ("inner", "10.88.0.2"), ("client", "10.0.1.2"), ("child", "10.99.0.2"),
+            ("tenant", "10.98.0.2"),
+        ):  # fmt: skip
             ping(self.ends[name], dest, count=2, interval=0.05)
         ping(self.host, "10.77.2.1", count=2, interval=0.05)
 
@@ -140,9 +144,9 @@ class Watched:
                 for _ in range(REQUESTS // scrapes):
                     self.answers += self._request()
                 self._nudge(number)
+                self._spoof(SPOOFED // scrapes + (number < SPOOFED % scrapes))
                 self.prometheus.wait_scraped()
             self.reports = {name: stream.finish() for name, stream in running.items()}
-        ping(self.ends["far"], "10.77.1.1", count=SPOOFED, interval=0.1, wait=0.1, extra=("-I", "10.77.9.9"))
         self.prometheus.wait_scraped()
         self.times = begin, time.time()
 
@@ -152,6 +156,10 @@ class Watched:
             sock.connect((WEB, 80))
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return b"200" in b"".join(iter(lambda: sock.recv(4096), b""))
+
+    def _spoof(self, count: int) -> None:
+        """Packets from behind the peer whose source is not."""
+        ping(self.ends["far"], "10.77.1.1", count=count, interval=0.1, wait=0.1, extra=("-I", "10.77.9.9"))
 
     def _nudge(self, number: int) -> None:
         """A connection that nobody answers, one of this host that netfilter translates, and stations nobody knew."""
@@ -164,7 +172,7 @@ class Watched:
 
 def make_watched(namespaces: contextlib.ExitStack, folder: Path, program: Path, prefix: str) -> Watched:
     """All of it, which ends with NAMESPACES. FOLDER is Prometheus', PROGRAM the folder that pydp runs from."""
-    names = ("host", "c0", "c1", "inner", "far", "client", "backend", "outside", "child")
+    names = ("host", "c0", "c1", "inner", "far", "client", "backend", "outside", "child", "beyond", "tenant")
     made = {name: namespaces.enter_context(Namespace(prefix)) for name in names}
     host, far = made["host"], made["far"]
     _plug(made)
@@ -184,6 +192,7 @@ def make_watched(namespaces: contextlib.ExitStack, folder: Path, program: Path, 
         options = {"kind": "ipip", "local": f"198.51.100.{own}", "peer": (f"198.51.100.{other}={network}",)}
         attach(ns, "t0", mode="ipip", options=options)
     attach(host, "m0", mode="macvlan", options={"child": ("m1",)})
+    attach(host, "i0", mode="ipvlan", options={"type": "l2", "child": ("i1=10.98.0.1",)})
     host.run(["nft", NFT])
     exporter = Exporter(host, program, "--program-stats")
     namespaces.callback(exporter.end)
@@ -197,7 +206,7 @@ def _plug(made: dict[str, Namespace]) -> None:
     host, far = made["host"], made["far"]
     pairs = {"b0": ("c0", "eth0"), "b1": ("c1", "eth0"), "x0": ("inner", "eth0"), "u0": ("far", "u0"),
              "t0": ("far", "t0"), "v0": ("client", "eth0"), "v1": ("backend", "eth0"), "m0": ("outside", "eth0"),
-             "m1": ("child", "eth0")}  # fmt: skip
+             "m1": ("child", "eth0"), "i0": ("beyond", "eth0"), "i1": ("tenant", "eth0")}  # fmt: skip
     for name, (end, dev) in pairs.items():
         host.run(["ip", "link", "add", name, "type", "veth", "peer", "name", dev, "netns", made[end].name])
     host.sysctl("ipv4.ip_forward", 1)
@@ -212,6 +221,7 @@ def _plug(made: dict[str, Namespace]) -> None:
     for name, address, more in (
         ("c0", "10.66.0.1/24", ()), ("c1", "10.66.0.2/24", ()), ("inner", "10.88.0.1/24", ("link set eth0 mtu 1450",)),
         ("outside", "10.99.0.2/24", ()), ("child", "10.99.0.1/24", ()),
+        ("beyond", "10.98.0.2/24", ()), ("tenant", "10.98.0.1/24", ()),
         ("client", "10.0.0.2/24", ("route add default via 10.0.0.1",)),
         ("backend", "10.0.1.2/24", ("route add default via 10.0.1.1",)),
     ):  # fmt: skip
