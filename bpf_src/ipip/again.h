@@ -127,7 +127,7 @@ static __always_inline enum verdict ipip_encap_again(hook_ctx *ctx, struct packe
 	__u64 key = ip[4] | (__u64)slot << 32;
 	struct ipip_target *target = &recent->targets[recent_place(key)];
 	RECENT_AT(target);
-	__u64 differs = plain_frame(data, false) | plain_checksum(ip) | ipip_insane(ip[3]) |
+	__u64 differs = plain_frame(data) | plain_checksum(ip) | ipip_insane(ip[3]) |
 			ipip_differs(target, data, key, stamp);
 	PLAIN_SO_FAR(differs);
 	__s64 length = bpf_ntohs(*(__be16 *)(data + ETH_HLEN + 2)), word = ip[2];

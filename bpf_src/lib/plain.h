@@ -5,11 +5,10 @@
 /* Keep the compiler from putting off what WORD is made from, which would keep all of that in registers until then. */
 #define PLAIN_SO_FAR(word) asm volatile("" : "+r"(word))
 
-/* Of the frame at DATA, which has ETH_HLEN + 20 bytes: no tags, an IPv4 header without options; with UNMARKED, no congestion met (CE and ECT(1)
- * have the lowest bit of the TOS). */
-static __always_inline __u64 plain_frame(const void *data, const bool unmarked)
+/* Of the frame at DATA, which has ETH_HLEN + 20 bytes: no tags, an IPv4 header without options. */
+static __always_inline __u64 plain_frame(const void *data)
 {
-	return (*(__u32 *)(data + 12) & (unmarked ? 0x01ffffff : 0x00ffffff)) ^ 0x00450008;
+	return (*(__u32 *)(data + 12) & 0x00ffffff) ^ 0x00450008;
 }
 
 /* The header's checksum is right. The sum of its words is divisible by 65535 then (RFC 1071), and its product with the inverse of that modulo
@@ -30,7 +29,8 @@ static __always_inline __u64 plain_inner(const __be32 *ip, __u32 length)
 	return (ip[0] ^ (0x45 | (__u32)bpf_htons(length) << 16)) & 0xffff00ff;
 }
 
-/* All of the above for the frame at DATA, which has LENGTH bytes behind its Ethernet header: an unmarked packet to DADDR, whole, of PROTOCOL. */
+/* All of the above for the frame at DATA, which has LENGTH bytes behind its Ethernet header: a packet to DADDR, whole, of PROTOCOL, that met no
+ * congestion (CE and ECT(1) have the lowest bit of the TOS). */
 static __always_inline __u64 plain_outer(const void *data, __u64 length, const __be32 daddr, const __u8 protocol)
 {
 	__u64 first = *(__u64 *)(data + 12), second = *(__u32 *)(data + 20), to = *(__be32 *)(data + 30);

@@ -159,7 +159,7 @@ static __always_inline enum verdict nat_short(hook_ctx *ctx, struct packet *pack
 	struct nat_recent *recent = nat_recent(pair, addresses, rest);
 	__u64 differs = nat_recent_differs(recent, addresses, rest) |
 			(recent->mac ^ *(__u64 *)data) << (64 - NAT_SHORT_MAC) | (recent->stamp ^ nat_instant());
-	differs |= plain_frame(data, false) | (*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) | flags;
+	differs |= plain_frame(data) | (*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) | flags;
 	packet->length = hook_length(ctx);
 	__s64 length = bpf_ntohs(first >> 16), whole = packet->length, longest = recent->mac >> NAT_SHORT_MAC;
 	__s64 spare = (longest - whole) | (whole - ETH_HLEN - length) | (length - 28) | ((__s64)(third & 0xff) - 2) |
