@@ -5,9 +5,9 @@
 set -euo pipefail
 mode=$1
 
-# told WHAT: wait until the other end says so
+# told WHAT: wait until the other end says so, whose programs an emulated CPU may take minutes to compile
 told() {
-	for _ in {1..600}; do
+	for _ in {1..2400}; do
 		[[ -e $PYDP_LAB_SHARED/$1 ]] && return
 		[[ -e $PYDP_LAB_SHARED/failed ]] && exit 1
 		sleep 0.1

@@ -47,6 +47,11 @@ if [[ -n $address ]]; then
 	done
 	ip address add "$address" dev eth0
 	ip link set eth0 up
+	# A wire is one when it carries: the driver says so a moment after "up", and what is sent before is lost.
+	for _ in {1..100}; do
+		[[ $(</sys/class/net/eth0/operstate) == down ]] || break
+		sleep 0.1
+	done
 fi
 date -s "@$now" >/dev/null
 echo ready >"$exchange/ready"
