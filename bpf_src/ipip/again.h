@@ -41,8 +41,8 @@ struct ipip_recent {
 	struct ipip_target targets[RECENT_PLACES];
 };
 
-/* Written by the datapath. An element for each CPU; in pages of their own, as what may be mapped is. */
-BPF_F_TABLE("array", __u32, struct ipip_recent, ipip_recents, 1, BPF_F_MMAPABLE);
+/* Written by the datapath. An element for each CPU. */
+BPF_F_TABLE("array", __u32, struct ipip_recent, ipip_recents, 1, IN_LINES);
 
 /* What this CPU keeps. */
 static __always_inline struct ipip_recent *ipip_recent(void)

@@ -13,6 +13,7 @@
 // two is used, the other ages.
 
 #include "lib/clock.h"
+#include "lib/lines.h"
 
 /* What a stage wants done when an address has moved or gone; a new one is no such change. */
 #ifndef FDB_CHANGED
@@ -53,7 +54,7 @@ enum fdb_event {
 };
 
 /* Written by the datapath alone: also what Python wants goes through fdb_control(). */
-BPF_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS);
+BPF_F_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS, IN_LINES);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, __u64, fdb_events, FDB_EVENTS);
 /* Written by the datapath. */

@@ -3,6 +3,8 @@
 // stand. An array look-up costs 2 ns where a hash map costs 30 (the same layout as the FDB's). Python places the keys with the same hash
 // (pydp/modes/table.py), and makes the table larger until they fit.
 
+#include "lib/lines.h"
+
 struct table_bucket {
 	__u64 key[4]; /* 0 for an empty place */
 	__u32 value[4];

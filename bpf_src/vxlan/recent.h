@@ -2,6 +2,7 @@
 // Records of senders and destinations (lib/recent.h). Besides their instant, they are good until somebody calls recent_forget(), on whichever
 // CPU: what changes of a sudden is known at once.
 
+#include "lib/lines.h"
 #include "lib/recent.h"
 
 /* A sender of which nothing is left to be learned, and whose packets are let in. */
@@ -38,8 +39,8 @@ struct recents {
 
 /* Written by the datapath: how often all had to be forgotten, in units of RECENT_CHANGE. */
 BPF_TABLE("array", __u32, __u64, recent_changes, 1);
-/* Written by the datapath. An element for each CPU; in pages of their own, as what may be mapped is. */
-BPF_F_TABLE("array", __u32, struct recents, recents, 1, BPF_F_MMAPABLE);
+/* Written by the datapath. An element for each CPU. */
+BPF_F_TABLE("array", __u32, struct recents, recents, 1, IN_LINES);
 
 #define RECENT_OUT    (1ULL << 32) /* beyond VNIs and slots */
 #define RECENT_CHANGE (1ULL << 40) /* beyond what jiffies get to */
