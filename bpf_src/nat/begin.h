@@ -29,10 +29,10 @@ static __always_inline bool nat_own_address(struct nat_scratch *s, const struct 
 
 /* Give the flow a backend of the service as its responder. */
 static __always_inline bool nat_plan_backend(struct nat_scratch *s, const struct nat_place *at,
-					     const struct nat_frontend *frontend, __u64 hash)
+					     const struct nat_frontend *frontend)
 {
 	struct nat_plan *plan = &s->plan;
-	__u32 chosen = nat_choose(s, frontend, hash, at->now), number = chosen - 1;
+	__u32 chosen = nat_choose(s, frontend, at->now), number = chosen - 1;
 	struct nat_backend *backend = chosen ? nat_backends.lookup(&number) : 0;
 	if (!backend)
 		return false;
@@ -151,7 +151,7 @@ static __always_inline void nat_write(struct nat_scratch *s, const struct nat_pl
 		nat_count_event(NAT_EVENT_PICKED_UP);
 }
 
-/* Have a reply tuple of its own for the flow that was planned. False if it has none yet, and the packet's next run may find one. */
+/* Have a reply tuple of its own for the flow that was planned, and its hash. False if it has none yet, and the packet's next run may find one. */
 static __always_inline bool nat_settle_reply(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at)
 {
 	const struct tuple_view *view = &s->view;
@@ -165,8 +165,8 @@ static __always_inline bool nat_settle_reply(hook_ctx *ctx, struct nat_scratch *
 			return false;
 		plan->ours |= PYDP_EGRESS; /* the socket that it is from, if that is here, has another port */
 	}
-	if (nat_find(&s->reply, view->protocol, view->version,
-		     nat_hash(&s->reply, view->protocol, view->version, at->seed), &other)) {
+	s->reply_hash = nat_hash(&s->reply, view->protocol, view->version, at->seed);
+	if (nat_find(&s->reply, view->protocol, view->version, s->reply_hash, &other)) {
 		__u64 life = other.flow->life;
 		if (other.number + 1 != plan->stale &&
 		    (nat_lives(life, at->now) || !nat_end(other.flow, other.number, life, at->seed, at->now)))
@@ -176,19 +176,23 @@ static __always_inline bool nat_settle_reply(hook_ctx *ctx, struct nat_scratch *
 }
 
 /* Have a record for the flow that was planned, and let it be found. Gives PASS_UNCLAIMED when it is. */
-static __always_inline enum verdict nat_note(struct nat_scratch *s, const struct nat_place *at, struct nat_found *found)
+static __always_inline enum verdict nat_note(struct nat_scratch *s, const struct nat_place *at)
 {
-	if (!nat_claim(found, s->plan.stale, at->seed, at->now))
+	struct nat_found found = {};
+	if (!nat_claim(s, &found, at->seed, at->now))
 		return DROP_FULL;
-	nat_write(s, at, found->flow);
-	__u32 failed = nat_enter_both(found->flow, found->number, at->seed);
+	nat_write(s, at, found.flow);
+	__u32 failed = nat_enter_both(found.flow, found.number, s->hash, s->reply_hash);
 	if (failed) {
-		nat_leave(found->flow, found->number, at->seed);
-		found->flow->life = 0;
+		nat_leave(found.flow, found.number, at->seed);
+		found.flow->life = 0;
 		return failed == 1 ? DROP_FULL : DROP_RACE;
 	}
-	found->flow->life = nat_life_after(found->flow, &s->view, 0, at->now);
+	found.flow->life = nat_life_after(found.flow, &s->view, 0, at->now);
+	s->plan.noted = found.number + 1;
 	nat_count_event(NAT_EVENT_CREATED);
+	if (s->plan.moved)
+		nat_count_event(NAT_EVENT_MOVED);
 	return PASS_UNCLAIMED;
 }
 
@@ -203,19 +207,19 @@ static __always_inline void nat_count_refused(const struct nat_plan *plan, enum 
 }
 
 /* Plan a flow if one is to begin with this packet: false if none is. Gives a VERDICT other than PASS_UNCLAIMED if it cannot. */
-static __always_inline bool nat_plan(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at, __u64 hash,
+static __always_inline bool nat_plan(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at,
 				     enum verdict *verdict)
 {
 	struct nat_plan *plan = &s->plan;
 	struct nat_device *from = PYDP_EGRESS && at->came_by ? nat_device(at->came_by) : 0;
 	bool seen = from && from->flags & NAT_DEVICE_PORT; /* it was looked at where it came in */
-	struct nat_frontend *frontend = seen ? 0 : nat_frontend(s);
-	plan->service = plan->backend = plan->generation = plan->flags = plan->ours = 0;
+	const struct nat_frontend *frontend = &s->frontend;
+	plan->service = plan->backend = plan->generation = plan->flags = plan->ours = plan->noted = 0;
 	nat_inverse(&s->reply, &s->view.tuple);
-	if (!frontend)
+	if (seen || !s->served)
 		return nat_plan_source(ctx, s, at);
 	plan->service = frontend->service + 1;
-	if (!nat_plan_backend(s, at, frontend, hash)) {
+	if (!nat_plan_backend(s, at, frontend)) {
 		if (HOOK_OPENS_IP) /* XDP leaves it to tc */
 			nat_count_failure(frontend->service, NAT_FAILURE_BACKEND);
 		*verdict = HOOK_OPENS_IP ? FORWARD_REJECT : PUNT_NAT;
@@ -225,14 +229,18 @@ static __always_inline bool nat_plan(hook_ctx *ctx, struct nat_scratch *s, const
 	return true;
 }
 
-/* Could a flow begin with this packet? Quick, and not wrong where it says no. */
+/* Could a flow begin with this packet? Quick, and not wrong where it says no. Keeps the frontend that it is addressed to. */
 static __always_inline bool nat_concerns(struct nat_scratch *s, const struct nat_place *at)
 {
 	const struct tuple_view *view = &s->view;
 	if (view->kind != TUPLE_FLOW || !nat_begins(view))
 		return false;
-	if (nat_frontend(s))
+	const struct nat_frontend *frontend = nat_frontend(s);
+	s->served = !!frontend;
+	if (frontend) {
+		s->frontend = *frontend;
 		return true;
+	}
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < PYDP_NAT_RULES; i++) {
 		__u32 number = i;
@@ -252,13 +260,11 @@ static __always_inline bool nat_leaves(hook_ctx *ctx, struct nat_scratch *s, con
 	return s->task.exit == NAT_EXIT_DIRECT && !s->task.mtu && !(s->plan.flags & NAT_FLOW_DSR);
 }
 
-/* Begin a flow if one is to be. Gives PASS_UNCLAIMED if nothing went wrong; FOUND has it then, if there is one. */
-static __always_inline enum verdict nat_begin(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at,
-					      __u64 hash, struct nat_found *found)
+/* Begin a flow if one is to be. Gives PASS_UNCLAIMED if nothing went wrong: the plan says then whether one was noted. */
+static __always_inline enum verdict nat_begin(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at)
 {
 	enum verdict verdict = PASS_UNCLAIMED;
-	found->flow = 0;
-	if (!nat_plan(ctx, s, at, hash, &verdict) || verdict != PASS_UNCLAIMED)
+	if (!nat_plan(ctx, s, at, &verdict) || verdict != PASS_UNCLAIMED)
 		return verdict;
 	if (!HOOK_OPENS_IP && !nat_leaves(ctx, s, at))
 		return PUNT_NAT;
@@ -267,13 +273,11 @@ static __always_inline enum verdict nat_begin(hook_ctx *ctx, struct nat_scratch 
 			nat_tails.call(ctx, NAT_BEGIN);
 		verdict = DROP_PORTS;
 	} else {
-		verdict = nat_note(s, at, found);
+		verdict = nat_note(s, at);
 		if (verdict == DROP_FULL && s->look++ < NAT_LOOKS)
 			nat_tails.call(ctx, NAT_BEGIN);
 	}
-	if (verdict != PASS_UNCLAIMED) {
-		found->flow = 0;
+	if (verdict != PASS_UNCLAIMED)
 		nat_count_refused(&s->plan, verdict);
-	}
 	return verdict;
 }

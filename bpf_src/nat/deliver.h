@@ -149,21 +149,30 @@ static __always_inline bool nat_translate(hook_ctx *ctx, struct nat_scratch *s, 
 	return rewrite(ctx, &s->view, &s->to, age);
 }
 
-/* Translate a packet of FLOW, and send it on. */
-static __always_inline enum verdict nat_deliver(hook_ctx *ctx, struct packet *packet, struct nat_scratch *s,
-						const struct nat_place *at, const struct nat_flow *flow,
-						const enum nat_kind kind)
+/* Decide where a packet of FLOW goes. */
+static __always_inline void nat_decide(hook_ctx *ctx, struct nat_scratch *s, const struct nat_place *at,
+				       const struct nat_flow *flow)
 {
 	struct nat_task *task = &s->task;
 	task->verdict = PUNT_NAT;
 	task->exit = NAT_EXIT_NONE;
 	task->mtu = task->peer = task->seen = 0;
-	if (!(task->flags & (NAT_TASK_SOURCE | NAT_TASK_DESTINATION)))
-		return PASS_UNCLAIMED;
 	if (PYDP_EGRESS)
 		nat_decide_out(ctx, s, at, flow);
 	else
 		nat_decide_in(ctx, s, at, flow);
+}
+
+/* Translate a packet of FLOW, and send it on. With DECIDED it is known where to. */
+static __always_inline enum verdict nat_deliver(hook_ctx *ctx, struct packet *packet, struct nat_scratch *s,
+						const struct nat_place *at, const struct nat_flow *flow,
+						const enum nat_kind kind, const bool decided)
+{
+	struct nat_task *task = &s->task;
+	if (!(task->flags & (NAT_TASK_SOURCE | NAT_TASK_DESTINATION)))
+		return PASS_UNCLAIMED;
+	if (!decided)
+		nat_decide(ctx, s, at, flow);
 	if (task->exit == NAT_EXIT_NONE)
 		return task->verdict;
 	if (s->view.protocol == IP_SCTP && s->view.first && tuple_ports(&s->to) != tuple_ports(&s->view.tuple))

@@ -127,8 +127,8 @@ static __always_inline struct nat_flow *nat_flow(__u32 number)
 	return nat_flows.lookup(&number);
 }
 
-/* The number, plus one, of the record that BUCKET names for ENTRY's hash; 0 for none. Without branches, of which the verifier would follow
- * each. */
+/* The number, plus one, of the record that BUCKET names for ENTRY's hash; 0 for none, and the sum of all if it names several. Without branches, of
+ * which the verifier would follow each. */
 static __always_inline __u32 nat_named(const struct nat_bucket *bucket, __u64 entry)
 {
 	__u32 named = 0;
@@ -137,7 +137,7 @@ static __always_inline __u32 nat_named(const struct nat_bucket *bucket, __u64 en
 		__u64 place = bucket->place[i], differs = (place ^ entry) >> 32;
 		__u32 hit = (__u32)((differs - 1) >> 32); /* all bits set if nothing differs */
 		asm volatile("" : "+r"(hit));
-		named |= hit & (__u32)place;
+		named += hit & (__u32)place;
 		asm volatile("" : "+r"(named));
 	}
 	return named;
@@ -216,9 +216,13 @@ static __always_inline bool nat_enter(__u64 hash, __u32 number)
 	return nat_exchange(hash, turned, 0, nat_entry(hash, number));
 }
 
-/* Is a tuple that HASH is of the one of another record than NUMBER, too, which is to keep it? */
+/* Is a tuple that HASH is of the one of another record than NUMBER, too, which is to keep it? Hardly ever are there two. */
 static __always_inline bool nat_rivalled(const struct nat_tuple *tuple, __u32 kind, __u64 hash, __u32 number)
 {
+	__u64 entry = nat_entry(hash, 0);
+	struct nat_bucket *one = nat_bucket(hash), *two = nat_bucket(hash >> 32);
+	if (!one || !two || nat_named(one, entry) + (one == two ? 0 : nat_named(two, entry)) == number + 1)
+		return false;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < 2 * NAT_WAYS; i++) {
 		struct nat_bucket *bucket = nat_bucket(i < NAT_WAYS ? hash : hash >> 32);
@@ -236,13 +240,13 @@ static __always_inline bool nat_rivalled(const struct nat_tuple *tuple, __u32 ki
 	return false;
 }
 
-/* Enter a record under both its tuples. Gives 0 when that is done, 1 if there is no room, 2 if another CPU was quicker. */
-static __always_inline __u32 nat_enter_both(struct nat_flow *flow, __u32 number, __u64 seed)
+/* Enter a record under both its tuples, which have these hashes. Gives 0 when that is done, 1 if there is no room, 2 if another CPU was quicker. */
+static __always_inline __u32 nat_enter_both(struct nat_flow *flow, __u32 number, __u64 original, __u64 reply)
 {
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < 2; i++) {
 		struct nat_tuple *tuple = i ? &flow->reply : &flow->original;
-		__u64 hash = nat_hash(tuple, flow->protocol, flow->version, seed);
+		__u64 hash = i ? reply : original;
 		if (!nat_enter(hash, number))
 			return 1;
 		if (nat_rivalled(tuple, *(__u16 *)&flow->protocol, hash, number))
@@ -314,20 +318,18 @@ static __always_inline __u32 nat_next_free(__u32 now, __u32 ending, __u64 *life)
 	return victim;
 }
 
-/* Have a record to write: STALE (its number plus one), or one that is free or can be made free. Its tuples are taken out of the index. Reads
- * FOUND; false if none was to be had. */
-static __always_inline bool nat_claim(struct nat_found *found, __u32 stale, __u64 seed, __u32 now)
+/* Have a record to write: the plan's stale one, or one that is free or can be made free. Its tuples are taken out of the index. Reads FOUND; false
+ * if none was to be had. */
+static __always_inline bool nat_claim(struct nat_scratch *s, struct nat_found *found, __u64 seed, __u32 now)
 {
-	__u64 life = 0;
-	__u32 number = stale, zero = 0;
-	struct nat_scratch *s = nat_scratches.lookup(&zero);
+	__u64 life = s->plan.life;
+	__u32 stale = s->plan.stale, number = stale;
+	s->plan.stale = 0; /* if another CPU has it by now, the next run is to find one */
 	if (!stale)
-		number = nat_next_free(now, s && s->look >= NAT_LOOKS_NEW, &life);
+		number = nat_next_free(now, s->look >= NAT_LOOKS_NEW, &life);
 	struct nat_flow *flow = number ? nat_flow(number - 1) : 0;
 	if (!flow)
 		return false;
-	if (stale)
-		life = flow->life;
 	if (nat_class(life) == NAT_CLASS_BUSY && !nat_over(life, now))
 		return false;
 	if (!nat_take(flow, life, now))

@@ -80,7 +80,7 @@ struct nat_frontend {
 	__u32 count; /* of its slots; 0: nobody answers */
 	__u32 flags; /* enum nat_frontend_flag */
 	__u32 affinity; /* ticks (16.8 ms) for which a client stays where it was */
-	__u32 pad;
+	__u32 row; /* number plus one of the first slot's backend if those of the others count up from it, else 0 */
 };
 
 enum nat_backend_flag {
@@ -246,6 +246,10 @@ struct nat_plan {
 	__u32 stale; /* number plus one of a record that is over and has one of the tuples, 0 for none */
 	__u32 flags; /* enum nat_flow_flag */
 	__u32 ours; /* the source that it gets is an address of this host: no socket must have its port */
+	__u32 moved; /* it goes on for one whose backend has gone */
+	__u32 noted; /* number plus one of its record, 0 before it has one */
+	__u32 pad;
+	__u64 life; /* what was seen of the stale record */
 };
 
 /* Which packets a program is for. */
@@ -299,8 +303,12 @@ struct nat_scratch {
 	__u32 run; /* how often a port was looked for */
 	__u32 next; /* where that goes on */
 	__u32 look; /* how often a record was looked for */
-	__u16 begun; /* the packet begins its flow */
-	__u16 reset; /* its connection is to be reset */
+	__u32 reset; /* its connection is to be reset */
+	__u64 hash; /* of the packet's tuple */
+	__u64 reply_hash;
+	struct nat_frontend frontend; /* that it is addressed to, if it is */
+	__u32 served; /* it is */
+	__u32 pad;
 	struct nat_name name;
 	struct nat_client client;
 	struct nat_piece piece;
@@ -332,9 +340,9 @@ BPF_TABLE("array", __u32, __u32, nat_slots, NAT_SLOTS);
 BPF_TABLE("array", __u32, struct nat_backend, nat_backends, NAT_BACKENDS);
 
 /* Written by the datapath. */
-BPF_TABLE("array", __u32, struct nat_flow, nat_flows, NAT_FLOWS);
+BPF_F_TABLE("array", __u32, struct nat_flow, nat_flows, NAT_FLOWS, IN_LINES);
 /* Written by the datapath. Twice as many places as flows have tuples. */
-BPF_TABLE("array", __u32, struct nat_bucket, nat_index, NAT_FLOWS / 2);
+BPF_F_TABLE("array", __u32, struct nat_bucket, nat_index, NAT_FLOWS / 2, IN_LINES);
 /* Written by the datapath: where each CPU goes on to look for a free record. */
 BPF_TABLE("percpu_array", __u32, __u32, nat_hand, 1);
 /* Written by the datapath. Index: number of the backend. */

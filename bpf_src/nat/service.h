@@ -68,10 +68,10 @@ static __always_inline __u32 nat_remembered(struct nat_scratch *s, const struct 
 	return chosen->backend;
 }
 
-/* Choose who answers a new flow: the number of a backend plus one, or 0. HASH is that of its tuple. */
-static __always_inline __u32 nat_choose(struct nat_scratch *s, const struct nat_frontend *frontend, __u64 hash,
-					__u32 now)
+/* Choose who answers a new flow: the number of a backend plus one, or 0. */
+static __always_inline __u32 nat_choose(struct nat_scratch *s, const struct nat_frontend *frontend, __u32 now)
 {
+	__u64 hash = s->hash;
 	if (!frontend->count)
 		return 0;
 	if (frontend->flags & NAT_FRONTEND_AFFINITY) {
@@ -81,16 +81,22 @@ static __always_inline __u32 nat_choose(struct nat_scratch *s, const struct nat_
 	}
 	if (frontend->flags & NAT_FRONTEND_CONSISTENT) /* without the secret seed, which every machine has its own of */
 		hash = nat_hash(&s->view.tuple, s->view.protocol, s->view.version, 0);
-	__u32 slot = frontend->first + ((hash * 0xd6e8feb86659fd93ULL >> 32) * frontend->count >> 32);
-	__u32 *number = nat_slots.lookup(&slot);
-	struct nat_backend *backend = number ? nat_backends.lookup(number) : 0;
+	__u32 slot = (hash * 0xd6e8feb86659fd93ULL >> 32) * frontend->count >> 32, number = frontend->row - 1 + slot;
+	if (!frontend->row) {
+		slot += frontend->first;
+		__u32 *there = nat_slots.lookup(&slot);
+		if (!there)
+			return 0;
+		number = *there;
+	}
+	struct nat_backend *backend = nat_backends.lookup(&number);
 	if (!backend || !nat_backend_takes(backend))
 		return 0;
 	if (frontend->flags & NAT_FRONTEND_AFFINITY) {
-		struct nat_chosen chosen = { .backend = *number + 1, .generation = backend->generation, .seen = now };
+		struct nat_chosen chosen = { .backend = number + 1, .generation = backend->generation, .seen = now };
 		nat_clients.update(&s->client, &chosen);
 	}
-	return *number + 1;
+	return number + 1;
 }
 
 static __always_inline void nat_count_failure(__u32 service, __u32 failure)

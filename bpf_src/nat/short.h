@@ -3,8 +3,9 @@
 //
 // Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for
 // 16 jiffies, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. It is a line of the
-// cache, in an array of all CPUs: of a per-CPU array each element stands by itself, and is found through a pointer. What is compared is gathered
-// before the one branch: each way out costs clang some ten stores before it.
+// cache; tags say which of two it could be, so that no line is looked at for a flow that has none. All of a CPU's are one element of an array: of
+// a per-CPU array each stands by itself, and is found through a pointer. What is compared is gathered before the one branch: each way out costs
+// clang some ten stores before it.
 
 enum nat_short_limit {
 	NAT_SHORT_PLACES = 4096, /* records of a CPU, a power of two */
@@ -32,12 +33,13 @@ struct nat_recent {
 };
 
 /* Two flows have room at each place. Were it one, a fifth of 1000 flows would drive another out each time. */
-struct nat_pair {
-	struct nat_recent one[2];
+struct nat_recents {
+	__u32 tags[4096]; /* of the first below, of the second above: 16 bits of their hashes, 0 for none */
+	struct nat_recent one[8192]; /* NAT_SHORT_PLACES first ones, and as many second ones */
 };
 
-/* Written by the datapath. NAT_SHORT_PLACES for each CPU; in pages of its own, as what may be mapped is. */
-BPF_F_TABLE("array", __u32, struct nat_pair, nat_recents, NAT_SHORT_PLACES, BPF_F_MMAPABLE);
+/* Written by the datapath. An element for each CPU. */
+BPF_F_TABLE("array", __u32, struct nat_recents, nat_recents, 1, IN_LINES);
 
 /* This instant; never 0. */
 static __always_inline __u32 nat_instant(void)
@@ -45,25 +47,37 @@ static __always_inline __u32 nat_instant(void)
 	return (__u32)(bpf_jiffies64() >> NAT_SHORT_SHIFT) + 1;
 }
 
-static __always_inline struct nat_pair *nat_pair(__u64 addresses, __u64 rest)
+/* Where a packet's record would be. */
+struct nat_sought {
+	struct nat_recents *recents; /* of this CPU, or 0 */
+	__u32 place;
+	__u32 tag;
+};
+
+static __always_inline struct nat_sought nat_sought(__u64 addresses, __u64 rest)
 {
 	__u64 hash = (addresses * 0x9e3779b97f4a7c15ULL) ^ (rest * 0xd6e8feb86659fd93ULL);
-	__u32 place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1);
-	place += bpf_get_smp_processor_id() * NAT_SHORT_PLACES;
-	return nat_recents.lookup(&place);
+	__u32 cpu = bpf_get_smp_processor_id();
+	return (struct nat_sought){ .recents = nat_recents.lookup(&cpu),
+				    .place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1),
+				    .tag = (hash >> 48 & 0xffff) | 1 };
+}
+
+/* What the tags of its place are other than its own: 0 in the lower half for the first record, in the upper one for the second. */
+static __always_inline __u32 nat_sought_differs(const struct nat_sought *sought)
+{
+	return sought->recents->tags[sought->place] ^ (sought->tag | sought->tag << 16);
+}
+
+static __always_inline struct nat_recent *nat_sought_recent(const struct nat_sought *sought, bool second)
+{
+	return &sought->recents->one[sought->place + second * NAT_SHORT_PLACES];
 }
 
 /* What of a record is other than of one for packets with these addresses and this rest; 0 for nothing. */
 static __always_inline __u64 nat_recent_differs(const struct nat_recent *recent, __u64 addresses, __u64 rest)
 {
 	return (recent->addresses ^ addresses) | (recent->rest ^ rest) << (64 - NAT_SHORT_KEY);
-}
-
-/* The record of a pair that may be the one for them: the second if it is not the first. */
-static __always_inline struct nat_recent *nat_recent(struct nat_pair *pair, __u64 addresses, __u64 rest)
-{
-	__u64 differs = nat_recent_differs(&pair->one[0], addresses, rest);
-	return &pair->one[(differs | -differs) >> 63];
 }
 
 static __always_inline __u64 nat_recent_rest(__u32 ports, __u8 protocol, __u32 slot)
@@ -92,14 +106,15 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	      given = to->saddr[0] | (__u64)to->daddr[0] << 32;
 	__u32 ports = tuple_ports(from), given_ports = tuple_ports(to);
 	__u64 rest = nat_recent_rest(ports, view->protocol, slot);
-	struct nat_pair *pair = nat_pair(addresses, rest);
-	if (!pair)
+	struct nat_sought sought = nat_sought(addresses, rest);
+	if (!sought.recents)
 		return;
-	struct nat_recent *recent = nat_recent(pair, addresses, rest);
-	if (!nat_recent_differs(recent, addresses, rest))
+	/* Its own record, or one that is not in use, or the second. */
+	__u32 differs = nat_sought_differs(&sought);
+	bool second = (__u16)differs && (!(differs >> 16) || nat_sought_recent(&sought, false)->stamp == nat_instant());
+	struct nat_recent *recent = nat_sought_recent(&sought, second);
+	if (!(__u16)differs || !(differs >> 16))
 		recent->stamp = 0;
-	else if (pair->one[0].stamp != nat_instant())
-		recent = &pair->one[0];
 	if (s->task.exit != NAT_EXIT_DIRECT || !steady || view->first || view->transport - view->network != 20 ||
 	    view->network != ETH_HLEN)
 		return;
@@ -117,6 +132,8 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	recent->backend = flow->backend | (found->way ? NAT_SHORT_REPLY : 0);
 	recent->generation = flow->generation;
 	recent->stamp = nat_instant();
+	__u32 *tags = &sought.recents->tags[sought.place];
+	*tags = second ? (*tags & 0xffff) | sought.tag << 16 : (*tags & 0xffff0000) | sought.tag;
 }
 
 /* Count a packet of LENGTH bytes for the backend that RECENT is about. False if that is drained or gone, or the counter was another's. */
@@ -153,10 +170,13 @@ static __always_inline enum verdict nat_short(hook_ctx *ctx, struct packet *pack
 	__u16 *checks = ip + 20, check = tcp ? checks[8] : checks[3];
 	__u64 flags = tcp ? *(__u8 *)(ip + 33) & (TCP_SYN | TCP_FIN | TCP_RST) : 0;
 	__u64 rest = nat_recent_rest(ports, protocol, slot);
-	struct nat_pair *pair = nat_pair(addresses, rest);
-	if (!pair)
+	struct nat_sought sought = nat_sought(addresses, rest);
+	if (!sought.recents)
 		return PASS_UNCLAIMED;
-	struct nat_recent *recent = nat_recent(pair, addresses, rest);
+	__u32 other = nat_sought_differs(&sought);
+	if ((__u16)other && other >> 16)
+		return PASS_UNCLAIMED;
+	struct nat_recent *recent = nat_sought_recent(&sought, (__u16)other);
 	__u64 differs = nat_recent_differs(recent, addresses, rest) |
 			(recent->mac ^ *(__u64 *)data) << (64 - NAT_SHORT_MAC) | (recent->stamp ^ nat_instant());
 	differs |= plain_frame(data) | (*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) | flags;

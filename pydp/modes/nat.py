@@ -22,7 +22,6 @@ MAX_PLACES = 4096  # NAT_PLACES
 PORT_PRESENT, PORT_LOOSE, PORT_BRIDGE = 1, 2, 4  # enum nat_port_flag
 DEVICE_PORT, DEVICE_PEER, DEVICE_XDP = 1, 2, 4  # enum nat_device_flag
 WAYS = 8  # NAT_WAYS
-SHORT_PLACES = 4096  # NAT_SHORT_PLACES
 # The maps that services are written into, while the instance runs.
 SERVICE_MAPS = frozenset({"nat_frontends", "nat_wild", "nat_slots", "nat_backends"})
 _NOBODY = (0, 0, 0, 0)
@@ -144,7 +143,7 @@ class NatMode(Mode):
             "nat_slots": power_of_two(options.max_slots),
             "nat_flows": flows,
             "nat_index": _buckets(flows),
-            "nat_recents": SHORT_PLACES * context.defaults.cpus,
+            "nat_recents": context.defaults.cpus,
         }
 
     def entries(self, options: NatOptions, context: Context) -> Entries:

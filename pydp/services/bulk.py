@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate, islice, repeat
 from typing import Any
 
 from pydp.services.model import ENDINGS, NUMBERS, Backend, BackendState, Frontend, Service
@@ -27,6 +27,7 @@ from pydp.services.records import (
     affinity_ticks,
     common_flags,
     name_key,
+    row_of,
 )
 from pydp.services.rows import (
     BACKEND_ROW_SIZE,
@@ -151,13 +152,15 @@ class Bulk:
 
     def frontend_records(self) -> tuple[bytes, bytes]:
         keys, values, pack = [], [], FRONTEND.pack
+        backends = iter(self._backends)
         for one, number, count, (first, _), names in zip(
             self.services, self.numbers, self.counts, self.runs, self.names, strict=True
         ):
             ticks = affinity_ticks(one.affinity)
+            row = row_of(list(islice(backends, count)))
             for name in names:
                 keys.append(name.key)
-                values.append(pack(number, first, count, name.flags, ticks, 0))
+                values.append(pack(number, first, count, name.flags, ticks, row))
         return b"".join(keys), b"".join(values)
 
 

@@ -27,7 +27,7 @@ from pydp.services.database import Database
 from pydp.services.model import BackendHealth, Ending, Service
 from pydp.services.numbers import Numbers, Slots, free_runs, give_back
 from pydp.services.probed import keep_health
-from pydp.services.records import FRONTEND, INDEX, LAYOUTS, NameRow, affinity_ticks, record, record_of_quiet
+from pydp.services.records import FRONTEND, INDEX, LAYOUTS, NameRow, affinity_ticks, record, record_of_quiet, row_of
 from pydp.services.rows import pack_backends, unpack_backends
 from pydp.services.stored import ALL, Change, Limits, Outcome, Stored, load, numbers_of
 
@@ -259,8 +259,8 @@ class Programmer:
 def frontend_record(one: Stored, name: NameRow) -> bytes:
     """struct nat_frontend."""
     first, _ = one.runs.get(name.kind, (0, 0))
-    count = len(one.slots(name.kind))
-    return FRONTEND.pack(one.row.number, first, count, name.flags, affinity_ticks(one.row.affinity), 0)
+    slots, ticks = one.slots(name.kind), affinity_ticks(one.row.affinity)
+    return FRONTEND.pack(one.row.number, first, len(slots), name.flags, ticks, row_of(slots))
 
 
 def _records(stored: Iterable[Stored]) -> tuple[dict[int, bytes], dict[int, bytes]]:

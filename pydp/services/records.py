@@ -17,7 +17,7 @@ BACKEND = struct.Struct("=16s2sBBIII")
 INDEX = struct.Struct("=I")
 LAYOUTS = {
     "nat_frontends": [["service", 0, 4], ["first", 4, 4], ["count", 8, 4], ["flags", 12, 4], ["affinity", 16, 4],
-                      ["pad", 20, 4]],
+                      ["row", 20, 4]],
     "nat_backends": [["address", 0, 16], ["port", 16, 2], ["version", 18, 1], ["flags", 19, 1], ["generation", 20, 4],
                      ["service", 24, 4], ["deadline", 28, 4]],
     "nat_slots": [],
@@ -69,6 +69,12 @@ def common_flags(one: ServiceRow | Service) -> int:
 
 def affinity_ticks(seconds: float) -> int:
     return max(round(seconds / TICK), 1) if seconds else 0
+
+
+def row_of(slots: Sequence[int]) -> int:
+    """A frontend's `row`: a first packet need not look into nat_slots, a line of memory that nobody has at hand."""
+    first = slots[0] if slots else 0
+    return first + 1 if slots and list(slots) == list(range(first, first + len(slots))) else 0
 
 
 def name_key(address: bytes, port: int, protocol: int, version: int) -> bytes:
