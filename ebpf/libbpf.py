@@ -21,6 +21,8 @@ MAP_TYPES = {
 }  # fmt: skip
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
+PROG_TYPE_CGROUP_SOCK_ADDR = 18
+ATTACH_CGROUP_CONNECT4 = 10
 ATTACH_XDP = 37
 ATTACH_TCX_INGRESS = 46
 ATTACH_TCX_EGRESS = 47
@@ -229,9 +231,10 @@ def prog_load(
     )
 
 
-def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
+    """TARGET: an ifindex, or for the hooks of a cgroup the file descriptor of its folder."""
     opts = _LinkCreateOpts(flags=flags)
-    return _call("bpf_link_create", prog_fd, ifindex, attach_type, ct.byref(opts))
+    return _call("bpf_link_create", prog_fd, target, attach_type, ct.byref(opts))
 
 
 def link_update(link_fd: int, prog_fd: int, expected_fd: int | None = None) -> None:

@@ -44,7 +44,10 @@ _LOG_SIZE = 16 << 20
 _CFLAGS = ("-Wno-duplicate-decl-specifier", "-Wno-address-of-packed-member")
 
 
-HOOK_TYPES = {"xdp": libbpf.PROG_TYPE_XDP, "tc": libbpf.PROG_TYPE_SCHED_CLS}
+HOOK_TYPES = {
+    "xdp": libbpf.PROG_TYPE_XDP, "tc": libbpf.PROG_TYPE_SCHED_CLS, "connect4": libbpf.PROG_TYPE_CGROUP_SOCK_ADDR,
+}  # fmt: skip
+_ATTACH_TYPES = {"connect4": libbpf.ATTACH_CGROUP_CONNECT4}  # of hooks that a program is verified for
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +327,8 @@ def load(
     frags: bool = False,
     name: str = "",
 ) -> Program:
-    """Load one program for HOOK ("xdp" or "tc"), with MAPS and CONSTANTS (number -> 64-bit value) written into it.
+    """Load one program for HOOK ("xdp", "tc", or "connect4", a cgroup's connect() with IPv4), with MAPS and CONSTANTS
+    (number -> 64-bit value) written into it.
 
     FRAGS lets an XDP program see frames of several buffers (MTU above about 3.5 kB). Raises VerifierError,
     NotPermitted, NotSupported.
@@ -338,9 +342,10 @@ def load(
         struct.pack_into("<I", code, at * 8 + 4, value & 0xFFFFFFFF)
         struct.pack_into("<I", code, at * 8 + 12, value >> 32)
     flags = libbpf.F_XDP_HAS_FRAGS if frags else 0
-    title = name or program
+    title, expected = name or program, _ATTACH_TYPES.get(hook, 0)
     try:
-        return Program(libbpf.prog_load(HOOK_TYPES[hook], title, bytes(code), license_=LICENSE, flags=flags), title)
+        fd = libbpf.prog_load(HOOK_TYPES[hook], title, bytes(code), license_=LICENSE, flags=flags, attach_type=expected)
+        return Program(fd, title)
     except OSError as error:
         raise _load_error(compiled, program, hook, bytes(code), flags, error) from None
 
@@ -352,7 +357,10 @@ def _load_error(
         return NotPermitted(f"loading {program}: not permitted", hint="run as root, or with CAP_BPF and CAP_NET_ADMIN")
     log = ct.create_string_buffer(_LOG_SIZE)
     try:
-        fd = libbpf.prog_load(HOOK_TYPES[hook], program, code, license_=LICENSE, flags=flags, log=log)
+        expected = _ATTACH_TYPES.get(hook, 0)
+        fd = libbpf.prog_load(
+            HOOK_TYPES[hook], program, code, license_=LICENSE, flags=flags, attach_type=expected, log=log
+        )
         os.close(fd)
     except OSError as again:
         error = again

@@ -81,6 +81,7 @@ delete table ip pydp
 table ip pydp {{
  map backends {{ typeof {draws} : ip daddr . th dport; elements = {{ {elements} }} }}
  chain prerouting {{ type nat hook prerouting priority dstnat; dnat ip to {draws} map @backends; }}
+ chain output {{ type nat hook output priority -100; dnat ip to {draws} map @backends; }}
 }}
 """
     _nft(ns, text)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from pydp.bench import frames, nat_frames, nat_paths, nat_program, nat_streams
+from pydp.bench import frames, nat_frames, nat_host, nat_paths, nat_program, nat_streams
 from pydp.bench.blocks import Measure, Plan, Sample
 from pydp.bench.nat_paths import BACKENDS, NATIVE, NatPath, Rig
 from pydp.bench.scenario import Comparison, Scenario, Way
@@ -145,6 +145,18 @@ NAT_SCENARIOS: tuple[Scenario, ...] = (
     _connect(
         MANY, (Comparison("pydp", (FEW,), Target(0.9)), Comparison("pydp", NATIVE, Target(1.0))),
         (nat_paths.pydp("tc", name=FEW), 1),
+    ),
+    Scenario(
+        name="nat-host",
+        title="NAT of a service for programs of the host itself: TCP connect, request, close",
+        unit="k/s", scale=1e3, cpu_per="connection",
+        paths=on_rigs(
+            (*_KERNEL, nat_paths.pydp("tc"), nat_host.connect_hook(), nat_host.direct()), nat_host.connections
+        ),
+        comparisons=(
+            Comparison("pydp", NATIVE, Target(1.0)), Comparison("pydp", ("connect",)), Comparison("pydp", ("direct",)),
+        ),
+        full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=False,
     ),
     Scenario(
         name="nat-first",

@@ -34,7 +34,7 @@ class Role(StrEnum):
     LIMIT = "limit"  # the bare hook, which decides nothing
 
 
-_LIMITS = frozenset({"redirect", "devmap", "peer", "bytes"})
+_LIMITS = frozenset({"redirect", "devmap", "peer", "bytes", "connect", "direct"})
 _MINE = ("pydp", "uncounted")
 
 

@@ -17,7 +17,7 @@ from scapy.layers.l2 import Ether
 
 from ebpf.loader import load
 from ebpf.testrun import run
-from pydp.bench import curves, nat_frames, nat_paths, nat_program, nat_scenarios, nat_streams, programs
+from pydp.bench import curves, nat_frames, nat_host, nat_paths, nat_program, nat_scenarios, nat_streams, programs
 from pydp.bench.errors import BenchError
 from pydp.bench.nat_frames import FlowsSent
 from pydp.bench.nat_paths import BACKENDS, NATIVE, NatPath, Rig
@@ -237,6 +237,11 @@ def test_clients_connect_and_services_are_written(stack: ExitStack, path: NatPat
     )
     for build in builds:
         assert build(path, stack)(0.05).value > 0
+
+
+@pytest.mark.parametrize("path", [*KERNEL, PYDP_TC, nat_host.connect_hook(), nat_host.direct()], ids=named)
+def test_programs_of_the_host_are_clients(stack: ExitStack, path: NatPath) -> None:
+    assert nat_host.connections(path, stack)(0.05).value > 0
 
 
 @pytest.mark.parametrize("path", [PYDP_TC, nat_paths.bare("tc", "peer")], ids=named)
