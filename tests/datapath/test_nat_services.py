@@ -68,6 +68,30 @@ def test_there_and_back(nat: MakeNat, version: int, name: str) -> None:
     assert (flow.original, flow.reply) == (tuple_of(net.asked), tuple_of(net.given.inverse))
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_several_backends(nat: MakeNat, net: Net, protocol: str) -> None:
+    """Each of three gets some of the flows, whole frames as they should be, and answers as the service."""
+    rig = nat()
+    backends = [str(ip_address(net.backend) + number) for number in range(3)]
+    ends = ",".join(net.end(one, 8080) for one in backends)
+    rig.serve(parse_service(f"{protocol}:{net.end(net.vip, 80)}={ends}"))
+    rig.route(net.client, WORLD)
+    for one in backends:
+        rig.route(one, FIRST)
+    build = {4: IPV4, 6: IPV6}[net.version][protocol.upper()]
+    found = Counter[str]()
+    for sport in range(2000, 2040):
+        rig.maps["nat_ways"].sync({})  # every two seconds a packet is left to the kernel's neighbours
+        asked = Ends(net.client, sport, net.vip, 80)
+        frame = carry(rig, build(asked), WORLD).frame
+        (backend,) = (one for one in backends if frame == sent_on(build(Ends(net.client, sport, one, 8080)), FIRST))
+        given = Ends(net.client, sport, backend, 8080)
+        check_forwarded(rig, build(asked), WORLD, build(given), FIRST)
+        check_forwarded(rig, build(given.inverse), FIRST, build(asked.inverse), WORLD)
+        found[backend] += 1
+    assert len(found) == 3
+
+
 def test_a_handshake(nat: MakeNat, net: Net) -> None:
     rig = nat()
     net.serve(rig)
