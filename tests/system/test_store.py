@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -15,11 +14,12 @@ import pytest
 
 from ebpf import libbpf
 from ebpf.errors import LayoutMismatch, PinError
-from ebpf.pins import STATE, read_blob, write_blob
+from ebpf.pins import STATE
 from pydp.datapath import Datapath, Request
 from pydp.errors import NothingAttached
 from pydp.lab import Segment
 from tests.system.cli import ROOT
+from tests.system.pinned import changed
 from tests.system.whole import check, running, shape
 
 pytestmark = pytest.mark.usefixtures("requires_root", "bpffs")
@@ -47,14 +47,9 @@ def program(made: Segment) -> list[int]:
     return made.sw.call(running, made[0].port_index, "tc", "tcx")
 
 
-@contextlib.contextmanager
-def document(made: Segment) -> Iterator[dict[str, Any]]:
+def document(made: Segment) -> contextlib.AbstractContextManager[dict[str, Any]]:
     """The pinned document, to be changed; it is as before at the end of the test by `restored`."""
-    path = made.sw.call(Datapath).store.current / STATE
-    found = json.loads(read_blob(path))
-    yield found
-    path.unlink()
-    write_blob(path, json.dumps(found).encode())
+    return changed(made.sw.call(Datapath).store.current / STATE)
 
 
 @pytest.fixture
