@@ -21,7 +21,7 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from pydp.lab import Namespace, Segment
-from tests.kernels.needs import need_device
+from tests.kernels.needs import examples, need_device
 from tests.net.bridging import OFFLOADS, SegmentFactory, attached, mac, port_mac, verdicts
 from tests.net.sharing import (
     CHILDREN,
@@ -206,7 +206,7 @@ def test_random_frames_go_where_the_kernel_sends_them(
     need_device(f"link under0 type ipvlan mode {kind}")
     with twins(segment, namespace, kind, flag, hook) as (theirs, ours):
 
-        @settings(max_examples=30, deadline=None, derandomize=True)
+        @settings(max_examples=examples(30), deadline=None, derandomize=True)
         @given(sequence=st.lists(_sends(KINDS[kind]), min_size=1, max_size=6))
         def run(sequence: list[Send]) -> None:
             for sent in sequence:

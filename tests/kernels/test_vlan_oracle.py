@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pydp.lab import Segment, Stations
-from tests.kernels.needs import need_device
+from tests.kernels.needs import examples, need_device
 from tests.net.bridging import OFFLOADS, SegmentFactory, attached, count, flush, kernel_flush
 from tests.net.test_bridge_oracle import MTUS, OPTIONS, PORTS, Twins
 
@@ -63,5 +63,5 @@ def test_random_frames_come_out_as_from_the_kernel(
     segment: SegmentFactory, hook: str, adopt: bool, protocol: str
 ) -> None:
     with twins(segment, hook, protocol, adopt=adopt) as pair:
-        pair.compare_random(25)
+        pair.compare_random(examples(24))
         assert count(pair.ours.sw, "forward_port") > 0  # else the comparison is of the kernel with itself
