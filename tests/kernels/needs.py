@@ -6,20 +6,27 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from pydp.lab import LabError, Namespace
 
 RESULTS = "PYDP_LAB_RESULTS"  # a folder that a guest brings back
-_SLOW = 6  # how many times as few examples a guest does
+_SLOW = 4  # how many times as few a guest does, which is emulated
+One = TypeVar("One")
 
 
 def examples(many: int) -> int:
-    """How many random ones to try: so MANY, and fewer in a guest, which is emulated."""
+    """How many random ones to try: so MANY, and fewer in a guest."""
     return many // _SLOW if RESULTS in os.environ else many
+
+
+def sampled(many: Sequence[One]) -> Sequence[One]:
+    """All of them, and some in a guest."""
+    return many[::_SLOW] if RESULTS in os.environ else many
 
 
 @functools.cache

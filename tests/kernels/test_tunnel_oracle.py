@@ -15,7 +15,7 @@ from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet, Raw
 
 from pydp.lab import Capture, Node, Nodes, ping, tcp_transfer
-from tests.kernels.needs import need_device
+from tests.kernels.needs import need_device, sampled
 from tests.net.bridging import attached
 from tests.net.test_ipip import end, is_inner6, is_outer6, network, options, target
 from tests.net.tunnelling import NodesFactory, lab_options, polled, send_sizes
@@ -23,11 +23,11 @@ from tests.net.tunnelling import NodesFactory, lab_options, polled, send_sizes
 pytestmark = [pytest.mark.usefixtures("requires_root", "bpffs"), pytest.mark.timeout(300)]
 
 STREAM = 200_000
-SIZES = (0, 1, 100, *range(1400, 1475), 2000, 2953, 8999)  # bytes of UDP, around what fits the tunnel's MTU
-PACKETS = [  # bytes of payload, TOS, TTL
+SIZES = sampled((0, 1, 100, *range(1400, 1475), 2000, 2953, 8999))  # bytes of UDP, around what fits the tunnel's MTU
+PACKETS = sampled([  # bytes of payload, TOS, TTL
     *((100, tos, ttl) for tos in (0, 1, 2, 3, 0xB8) for ttl in (1, 2, 255)),
     *((size, 0, 64) for size in (0, 1, 1400, *range(1388, 1456, 4))),
-]
+])  # fmt: skip
 KEY = 0xFFFFFFFF  # as tests.net.test_ipip.options has it
 
 
