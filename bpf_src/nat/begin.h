@@ -179,8 +179,8 @@ static __always_inline bool nat_settle_reply(hook_ctx *ctx, struct nat_scratch *
 static __always_inline enum verdict nat_note(struct nat_scratch *s, const struct nat_place *at)
 {
 	struct nat_found found = {};
-	if (!nat_claim(s, &found, at->seed, at->now))
-		return DROP_FULL;
+	if (!nat_claim(s, &found, at->seed, at->now)) /* of one that is over, another CPU has the record by now */
+		return s->plan.stale ? DROP_RACE : DROP_FULL;
 	nat_write(s, at, found.flow);
 	__u32 failed = nat_enter_both(found.flow, found.number, s->hash, s->reply_hash);
 	if (failed) {

@@ -324,7 +324,6 @@ static __always_inline bool nat_claim(struct nat_scratch *s, struct nat_found *f
 {
 	__u64 life = s->plan.life;
 	__u32 stale = s->plan.stale, number = stale;
-	s->plan.stale = 0; /* if another CPU has it by now, the next run is to find one */
 	if (!stale)
 		number = nat_next_free(now, s->look >= NAT_LOOKS_NEW, &life);
 	struct nat_flow *flow = number ? nat_flow(number - 1) : 0;
