@@ -68,6 +68,8 @@ enum verdict {
 	DROP_ERROR = 57, /* a helper failed when part of the packet was written already */
 	DROP_GROUP = 58, /* multicast or broadcast, where only packets for one receiver are routed */
 	DROP_PROTOCOL = 59, /* of a protocol that goes no further: where IP is routed, or a pause frame */
+	DROP_ELSEWHERE =
+		60, /* for a service that is to be answered on this node, and whose backends are all on others */
 };
 
 enum verdict_class {
@@ -81,6 +83,7 @@ enum constant {
 	CONSTANT_SLOT = 0, /* index of the port in its instance */
 	CONSTANT_SEED = 1, /* random number that the instance's hashes begin with */
 	CONSTANT_ROLE = 2, /* enum role of the port */
+	CONSTANT_CPUS = 3, /* how many CPUs there can be */
 };
 
 // What a port is to its instance.

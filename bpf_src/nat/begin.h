@@ -220,9 +220,10 @@ static __always_inline bool nat_plan(hook_ctx *ctx, struct nat_scratch *s, const
 		return nat_plan_source(ctx, s, at);
 	plan->service = frontend->service + 1;
 	if (!nat_plan_backend(s, at, frontend)) {
-		if (HOOK_OPENS_IP) /* XDP leaves it to tc */
+		const bool elsewhere = frontend->flags & NAT_FRONTEND_ELSEWHERE;
+		if (HOOK_OPENS_IP || elsewhere) /* what is to be answered XDP leaves to tc */
 			nat_count_failure(frontend->service, NAT_FAILURE_BACKEND);
-		*verdict = HOOK_OPENS_IP ? FORWARD_REJECT : PUNT_NAT;
+		*verdict = elsewhere ? DROP_ELSEWHERE : HOOK_OPENS_IP ? FORWARD_REJECT : PUNT_NAT;
 	} else {
 		nat_plan_service_source(ctx, s, at, frontend);
 	}

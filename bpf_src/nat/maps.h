@@ -72,6 +72,7 @@ enum nat_frontend_flag {
 	NAT_FRONTEND_MASQUERADE = 4, /* backends see this host as the client */
 	NAT_FRONTEND_DSR = 8, /* backends answer the client themselves: what is for them is sent in IPIP */
 	NAT_FRONTEND_REDIRECT = 16, /* backends have no address: the host's own is meant */
+	NAT_FRONTEND_ELSEWHERE = 32, /* without slots, since only backends on other nodes could answer */
 };
 
 struct nat_frontend {
@@ -159,7 +160,7 @@ struct nat_bucket {
 	__u64 place[8];
 };
 
-/* What went to and came from a backend. */
+/* What went to and came from a backend on one CPU: a line of the cache. */
 struct nat_count {
 	__u64 sent_packets; /* to the backend */
 	__u64 sent_bytes;
@@ -167,6 +168,7 @@ struct nat_count {
 	__u64 received_bytes;
 	__u64 flows; /* connections begun */
 	__u64 owner; /* generation of the backend whose these are */
+	__u64 pad[2];
 };
 
 enum nat_failure {
@@ -337,7 +339,7 @@ BPF_TABLE("array", __u32, __u32, nat_wild, 65536);
 /* Written by Python while running: numbers of backends, in runs that only a frontend written later points to. */
 BPF_TABLE("array", __u32, __u32, nat_slots, NAT_SLOTS);
 /* Written by Python while running. Index: number of the backend. */
-BPF_TABLE("array", __u32, struct nat_backend, nat_backends, NAT_BACKENDS);
+BPF_F_TABLE("array", __u32, struct nat_backend, nat_backends, NAT_BACKENDS, IN_LINES);
 
 /* Written by the datapath. */
 BPF_F_TABLE("array", __u32, struct nat_flow, nat_flows, NAT_FLOWS, IN_LINES);
@@ -345,8 +347,9 @@ BPF_F_TABLE("array", __u32, struct nat_flow, nat_flows, NAT_FLOWS, IN_LINES);
 BPF_F_TABLE("array", __u32, struct nat_bucket, nat_index, NAT_FLOWS / 2, IN_LINES);
 /* Written by the datapath: where each CPU goes on to look for a free record. */
 BPF_TABLE("percpu_array", __u32, __u32, nat_hand, 1);
-/* Written by the datapath. Index: number of the backend. */
-BPF_TABLE("percpu_array", __u32, struct nat_count, nat_counts, NAT_BACKENDS);
+/* Written by the datapath. Index: number of the backend times the number of CPUs, plus that of the CPU. No per-CPU array: there the pointer to the
+ * counter is in one line that nobody has at hand, and the counter in another. */
+BPF_F_TABLE("array", __u32, struct nat_count, nat_counts, NAT_BACKENDS, IN_LINES);
 /* Written by the datapath. Index: number of the service. */
 BPF_TABLE("percpu_array", __u32, struct nat_failed, nat_failures, NAT_SERVICES);
 /* Written by the datapath. Index: enum nat_event. */

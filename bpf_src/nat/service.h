@@ -10,6 +10,13 @@ static __always_inline bool nat_is_local(struct nat_name *name, const __be32 *ad
 	return nat_locals.lookup(name);
 }
 
+/* This CPU's counter of a backend. */
+static __always_inline struct nat_count *nat_count_of(__u32 number)
+{
+	__u32 place = number * (__u32)STAGE_CONSTANT(STAGE_NAT, CONSTANT_CPUS) + bpf_get_smp_processor_id();
+	return nat_counts.lookup(&place);
+}
+
 /* The frontend that a packet is addressed to; 0 for none. */
 static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 {
@@ -90,6 +97,9 @@ static __always_inline __u32 nat_choose(struct nat_scratch *s, const struct nat_
 		number = *there;
 	}
 	struct nat_backend *backend = nat_backends.lookup(&number);
+	struct nat_count *count = nat_count_of(number);
+	if (count) /* read now, so that it comes from memory while the backend does: it is going to be counted */
+		asm volatile("" ::"r"(*(volatile __u64 *)&count->owner));
 	if (!backend || !nat_backend_takes(backend))
 		return 0;
 	if (frontend->flags & NAT_FRONTEND_AFFINITY) {
@@ -110,7 +120,7 @@ static __always_inline void nat_count_failure(__u32 service, __u32 failure)
 static __always_inline void nat_count_backend(const struct nat_flow *flow, __u32 way, __u32 length, bool begins)
 {
 	__u32 number = flow->backend - 1;
-	struct nat_count *count = flow->backend ? nat_counts.lookup(&number) : 0;
+	struct nat_count *count = flow->backend ? nat_count_of(number) : 0;
 	if (!count)
 		return;
 	if (count->owner != flow->generation) {

@@ -142,7 +142,7 @@ static __always_inline bool nat_recent_count(const struct nat_recent *recent, __
 	__u32 backend = recent->backend & ~NAT_SHORT_REPLY, number = backend - 1;
 	if (!backend)
 		return true;
-	struct nat_count *count = nat_counts.lookup(&number);
+	struct nat_count *count = nat_count_of(number);
 	struct nat_backend *now = nat_backends.lookup(&number);
 	if (!count || !now || !nat_backend_takes(now) ||
 	    (count->owner ^ recent->generation) | (now->generation ^ recent->generation))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import attach as hooks
-from ebpf import testrun
+from ebpf import libbpf, testrun
 from ebpf.errors import EbpfError, MapError
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
@@ -35,7 +35,7 @@ from pydp.modes.base import Context, Role
 
 FOLDERS = ("maps", "programs", "links", "counters")
 _STAGE_CONSTANTS = 16  # abi.h
-_SLOT, _SEED, _ROLE = 0, 1, 2  # enum constant
+_SLOT, _SEED, _ROLE, _CPUS = 0, 1, 2, 3  # enum constant
 
 
 @dataclass(slots=True)
@@ -291,6 +291,7 @@ class Change:
             constants[number * _STAGE_CONSTANTS + _SLOT] = instance.slots[one.ifindex]
             constants[number * _STAGE_CONSTANTS + _SEED] = instance.seed
             constants[number * _STAGE_CONSTANTS + _ROLE] = instance.roles.get(one.ifindex, Role.PORT)
+            constants[number * _STAGE_CONSTANTS + _CPUS] = libbpf.cpu_count()
         if one.key in self._built.counters:
             maps["counters"] = self._built.counters[one.key]
         frags = one.hook == "xdp" and any(self.new.instances[name].frags for name in one.stages)

@@ -139,7 +139,7 @@ class NatMode(Mode):
             "nat_frontends": 4 * services,
             "nat_failures": services,
             "nat_backends": backends,
-            "nat_counts": backends,
+            "nat_counts": backends * context.defaults.cpus,
             "nat_slots": power_of_two(options.max_slots),
             "nat_flows": flows,
             "nat_index": _buckets(flows),

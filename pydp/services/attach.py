@@ -15,6 +15,7 @@ from typing import Any
 from ebpf.maps import Map
 from pydp.datapath import Datapath, Instance, Request
 from pydp.errors import UsageError
+from pydp.kernel.defaults import possible_cpus
 from pydp.modes.fdb import power_of_two
 from pydp.modes.nat import NatOptions
 from pydp.options import parse_options
@@ -86,7 +87,7 @@ class ServiceFiller:
             "nat_failures": services,
             "nat_frontends": names,
             "nat_backends": backends,
-            "nat_counts": backends,
+            "nat_counts": backends * possible_cpus(),
             "nat_slots": slots,
         }
 

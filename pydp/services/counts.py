@@ -18,9 +18,9 @@ from pydp.datapath.state import Instance
 FAILURES = ("backend", "full", "exhausted", "ended")  # enum nat_failure
 _COUNT = [
     ["sent_packets", 0, 8], ["sent_bytes", 8, 8], ["received_packets", 16, 8], ["received_bytes", 24, 8],
-    ["flows", 32, 8], ["owner", 40, 8],
+    ["flows", 32, 8], ["owner", 40, 8], ["pad", 48, 16],
 ]  # fmt: skip
-_FIELDS, _OWNER = 6, 5
+_FIELDS, _OWNER = 8, 5  # words of a record, and which one the owner is
 
 
 class Count(NamedTuple):
@@ -64,7 +64,7 @@ def service_failures(reader: Reader, instance: Instance, numbers: Collection[int
 
 
 def _words(reader: Reader, instance: Instance, name: str, count: int, fields: int) -> memoryview:
-    """The first COUNT records of a per-CPU array, or all if it has less."""
+    """The first COUNT records of an array that has one for each CPU, or all if it has less."""
     size, read = count * fields * 8 * libbpf.cpu_count(), bytearray()
     if count:
         for _, values in reader.chunks(instance, name):

@@ -27,7 +27,17 @@ from pydp.services.database import Database
 from pydp.services.model import BackendHealth, Ending, Service
 from pydp.services.numbers import Numbers, Slots, free_runs, give_back
 from pydp.services.probed import keep_health
-from pydp.services.records import FRONTEND, INDEX, LAYOUTS, NameRow, affinity_ticks, record, record_of_quiet, row_of
+from pydp.services.records import (
+    ELSEWHERE,
+    FRONTEND,
+    INDEX,
+    LAYOUTS,
+    NameRow,
+    affinity_ticks,
+    record,
+    record_of_quiet,
+    row_of,
+)
 from pydp.services.rows import pack_backends, unpack_backends
 from pydp.services.stored import ALL, Change, Limits, Outcome, Stored, load, numbers_of
 
@@ -257,10 +267,13 @@ class Programmer:
 
 
 def frontend_record(one: Stored, name: NameRow) -> bytes:
-    """struct nat_frontend."""
+    """struct nat_frontend. What only other nodes could answer is dropped, not refused, as by kube-proxy: who spreads
+    clients over the nodes finds out by health checks.
+    """
     first, _ = one.runs.get(name.kind, (0, 0))
     slots, ticks = one.slots(name.kind), affinity_ticks(one.row.affinity)
-    return FRONTEND.pack(one.row.number, first, len(slots), name.flags, ticks, row_of(slots))
+    flags = name.flags | (ELSEWHERE if one.is_elsewhere(name.kind) else 0)
+    return FRONTEND.pack(one.row.number, first, len(slots), flags, ticks, row_of(slots))
 
 
 def _records(stored: Iterable[Stored]) -> tuple[dict[int, bytes], dict[int, bytes]]:

@@ -24,7 +24,7 @@ LAYOUTS = {
     "nat_wild": [],
 }  # fmt: skip
 # enum nat_frontend_flag and nat_backend_flag
-AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT = 1, 2, 4, 8, 16
+AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT, ELSEWHERE = 1, 2, 4, 8, 16, 32
 PRESENT, DRAINING, MOVE, RESET = 1, 2, 4, 8
 
 ENDING_FLAGS = tuple({"move": MOVE, "reset": RESET}[ending] for ending in ENDINGS)

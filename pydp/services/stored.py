@@ -20,6 +20,7 @@ from pydp.services.model import Ending, Service
 from pydp.services.numbers import Numbers, Slots, runs_of
 from pydp.services.records import NameRow, frontend_of_key, name_rows, record_of_gone
 from pydp.services.rows import (
+    LOCAL_ONLY,
     BackendRow,
     End,
     Runs,
@@ -76,6 +77,10 @@ class Stored:
                 numbers = [numbers[place] for place in random_slots(weights)]
             self._slots[kind] = numbers
         return self._slots[kind]
+
+    def is_elsewhere(self, kind: int) -> bool:
+        """Whether nobody has a slot of that kind, but would if backends need not be on this node."""
+        return not self.slots(kind) and bool(eligible(kind & ~LOCAL_ONLY, self.backends, self.down))
 
 
 def load(connection: sqlite3.Connection, numbers: Collection[int] | None = None) -> dict[int, Stored]:

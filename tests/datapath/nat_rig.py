@@ -25,6 +25,7 @@ from pydp.modes.base import Context
 from pydp.modes.fdb import TICK
 from pydp.modes.nat import SERVICE_MAPS, NatOptions
 from pydp.modes.table import address_words
+from pydp.services.counts import Count
 from pydp.services.database import Database
 from pydp.services.model import Service
 from pydp.services.program import Programmer
@@ -233,9 +234,20 @@ class NatRig:
     def _load(self, port: int, hook: str, function: str, tails: Mapping[str, Map]) -> Program:
         compiled = self._compiled[hook]
         maps = {name: self.maps[name] for name in compiled.maps} | dict(tails)
-        constants = {0: port, 1: self._seed, 2: self.context.target.role(BASE + port)}
+        constants = {0: port, 1: self._seed, 2: self.context.target.role(BASE + port), 3: self.context.defaults.cpus}
         program = load(compiled, function, kind_of(hook), maps, constants=constants)
         return self._stack.enter_context(program)
+
+    # Counters
+
+    def counts(self) -> dict[int, Count]:
+        """Of backends that anything was counted for, over all CPUs."""
+        found: dict[int, Count] = {}
+        for place, (*values, _owner, _pad) in self.maps["nat_counts"].items():
+            if any(values):
+                number = place // self.context.defaults.cpus
+                found[number] = Count(*map(sum, zip(found.get(number, Count()), values, strict=True)))
+        return found
 
     # Conntrack
 

@@ -14,7 +14,7 @@ from pydp.services.model import Backend, BackendState, Service
 from pydp.services.text import parse_service
 from tests.datapath.conftest import MakeNat
 from tests.datapath.frames import ICMP, IP, TCP, Ether, ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6, Packet, Raw
-from tests.datapath.harness import PASS, REDIRECT, port_mac
+from tests.datapath.harness import DROP, PASS, REDIRECT, port_mac
 from tests.datapath.nat_net import (
     FIRST,
     SECOND,
@@ -74,6 +74,27 @@ def test_a_service_without_backends(nat: MakeNat, net: Net, protocol: str) -> No
     back = Backend(parse_service(f"tcp:{net.end(net.backend, 1)}").frontends[0].address, 8080)
     programmer.apply({service.name: replace(service, backends=(back,))})
     net.routes(rig)
+    given = segment(net.given, "S") if protocol == "tcp" else datagram(net.given)
+    check_forwarded(rig, packet, WORLD, given, FIRST)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_service_to_be_answered_here_whose_backends_are_elsewhere(nat: MakeNat, net: Net, protocol: str) -> None:
+    """Dropped as by kube-proxy, by either policy Local; refused once nobody could answer anywhere."""
+    rig = nat()
+    service = parse_service(f"{protocol}:{net.end(net.vip, 80)}={net.end(net.backend, 8080)}")
+    service = replace(service, frontends=(replace(service.frontends[0], local_only=True),))
+    programmer = rig.serve(service)
+    packet = segment(net.asked, "S") if protocol == "tcp" else datagram(net.asked)
+    net.routes(rig)
+    for count in (1, 2):
+        assert outcome(carry(rig, packet, WORLD)) == ("DROP_ELSEWHERE", DROP)
+        assert rig.maps["nat_failures"].sums() == {0: (count, 0, 0, 0)}
+    assert rig.flows() == []
+    (there,) = service.backends
+    programmer.apply({service.name: replace(service, backends=())})
+    assert outcome(carry(rig, packet, WORLD)) == REFUSED
+    programmer.apply({service.name: replace(service, backends=(replace(there, local=True),))})
     given = segment(net.given, "S") if protocol == "tcp" else datagram(net.given)
     check_forwarded(rig, packet, WORLD, given, FIRST)
 

@@ -199,7 +199,7 @@ def test_constants() -> None:
 def test_sizes() -> None:
     sizes = MODE.sizes(*made(flows=1024, max_services=1000, max_backends=3000, max_slots=5))
     assert {name: sizes[name] for name in sizes if name not in ("nat_devices", "nat_rules", "nat_locals")} == {
-        "nat_frontends": 4096, "nat_failures": 1024, "nat_backends": 4096, "nat_counts": 4096, "nat_slots": 8,
+        "nat_frontends": 4096, "nat_failures": 1024, "nat_backends": 4096, "nat_counts": 3 * 4096, "nat_slots": 8,
         "nat_flows": 1024, "nat_index": 512, "nat_recents": 3,
     }  # fmt: skip
     assert sizes["nat_rules"] == 1

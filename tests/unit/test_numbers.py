@@ -28,7 +28,15 @@ def abi() -> Abi:
     ("name", "numbers"),
     [
         ("limit", {"VERDICTS": specs.VERDICTS, "STAGES": specs.STAGES, "STAGE_CONSTANTS": change._STAGE_CONSTANTS}),
-        ("constant", {"CONSTANT_SLOT": change._SLOT, "CONSTANT_SEED": change._SEED, "CONSTANT_ROLE": change._ROLE}),
+        (
+            "constant",
+            {
+                "CONSTANT_SLOT": change._SLOT,
+                "CONSTANT_SEED": change._SEED,
+                "CONSTANT_ROLE": change._ROLE,
+                "CONSTANT_CPUS": change._CPUS,
+            },
+        ),
         ("count_kind", {"COUNT_KINDS": count.KINDS}),
         ("bridge_limit", {"BRIDGE_PORTS": bridge.MAX_PORTS}),
         ("fdb_operation", {f"FDB_{name}": getattr(table, name) for name in ("ADD", "DELETE", "FLUSH")}),
