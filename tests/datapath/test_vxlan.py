@@ -546,7 +546,12 @@ def next_ids(rig: Rig) -> set[int]:
 def test_a_first_id_is_not_foreseen(rig: MakeRig) -> None:
     """CPUs count alone: had they one beginning, pieces of two packets would be put together as one."""
     made = make(rig)
-    made.send(udp4(), P1)
+    for _ in range(50):
+        if made.hook == "xdp":  # which numbers what it sends itself, so the way must be known still when the frame comes
+            resolve(made)
+            recents.forget(made.maps["recents"])
+        if made.send(udp4(), P1).verdict != "PUNT_NEIGHBOUR" or made.hook == "tc":
+            break
     assert any(next_ids(made))
 
 
