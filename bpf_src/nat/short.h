@@ -71,7 +71,9 @@ static __always_inline __u32 nat_sought_differs(const struct nat_sought *sought)
 
 static __always_inline struct nat_recent *nat_sought_recent(const struct nat_sought *sought, bool second)
 {
-	return &sought->recents->one[sought->place + second * NAT_SHORT_PLACES];
+	__u32 place = sought->place + second * NAT_SHORT_PLACES;
+	asm volatile("" : "+r"(place)); /* or clang has an "or" there: see checksum_at() */
+	return &sought->recents->one[place & (2 * NAT_SHORT_PLACES - 1)];
 }
 
 /* What of a record is other than of one for packets with these addresses and this rest; 0 for nothing. */
