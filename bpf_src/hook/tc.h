@@ -105,6 +105,8 @@ static __always_inline bool hook_set_tag(hook_ctx *ctx, __be16 protocol, __u16 t
 enum hook_close_flag {
 	HOOK_NOW_IPV4 = 128, /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
 	HOOK_NOW_IPV6 = 256, /* BPF_F_ADJ_ROOM_DECAP_L3_IPV6 */
+	HOOK_EINVAL = -22, /* a kernel without them */
+	HOOK_LONGER = 20, /* bytes by which an IPv6 header is longer */
 };
 
 /* Make room for SIZE bytes (a literal) behind the Ethernet header, FLAGS saying what will be in it. The old header stays in front and the
@@ -117,7 +119,15 @@ static __always_inline bool hook_open(hook_ctx *ctx, const __u32 size, __u64 fla
 /* Take SIZE bytes (a literal) away behind the Ethernet header. FLAGS say what is left if its network protocol is another one. */
 static __always_inline bool hook_close(hook_ctx *ctx, const __u32 size, __u64 flags)
 {
-	return !bpf_skb_adjust_room(ctx, -(__s32)size, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO);
+	__s32 rest = -(__s32)size;
+	long failed = bpf_skb_adjust_room(ctx, rest, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO);
+	if (failed != HOOK_EINVAL || !flags)
+		return !failed;
+	/* The other helper that changes the protocol makes the header as much longer or shorter as those of IP are. */
+	const bool ipv6 = flags & HOOK_NOW_IPV6;
+	rest -= ipv6 ? HOOK_LONGER : -HOOK_LONGER;
+	return !bpf_skb_change_proto(ctx, bpf_htons(ipv6 ? ETH_P_IPV6 : ETH_P_IP), 0) &&
+	       !bpf_skb_adjust_room(ctx, rest, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
 /* Cut the frame to LENGTH bytes. It is in one piece and has no segments from then on. */
