@@ -68,8 +68,7 @@ enum verdict {
 	DROP_ERROR = 57, /* a helper failed when part of the packet was written already */
 	DROP_GROUP = 58, /* multicast or broadcast, where only packets for one receiver are routed */
 	DROP_PROTOCOL = 59, /* of a protocol that goes no further: where IP is routed, or a pause frame */
-	DROP_ELSEWHERE =
-		60, /* for a service that is to be answered on this node, and whose backends are all on others */
+	DROP_ELSEWHERE = 60, /* for a service to be answered on this node, with all backends on others */
 };
 
 enum verdict_class {
