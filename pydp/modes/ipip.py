@@ -40,7 +40,9 @@ class IpipOptions:
         None, "choice", "what goes in what: ipip (default), sit, ip6ip6, ip4ip6, gre", choices=tuple(KINDS)
     )
     key: int | None = option(None, "int", "key of GRE", metavar="N", low=0, high=(1 << 32) - 1)
-    ttl: str = option("inherit", "text", "TTL outside: inherit, or 1 to 255", metavar="TTL")
+    ttl: str = option(
+        "auto", "text", "TTL outside: inherit, or 1 to 255; auto: inherit over IPv4, 64 over IPv6", metavar="TTL"
+    )  # fmt: skip
     tos: str = option("0", "text", "TOS outside: inherit, or 0 to 255", metavar="TOS")
     pmtudisc: bool = option(True, "flag", "set DF outside, and tell senders the MTU of the path")
     source_check: bool = option(True, "flag", "drop inner packets whose source is not behind the peer they come from")

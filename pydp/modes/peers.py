@@ -25,6 +25,7 @@ MAX_PEERS = 65536  # half of IPIP_PEERS
 MAX_PREFIXES = 1048576  # IPIP_PREFIXES
 PATH_KEPT = 35763  # ticks, enum path_limit
 _FEWEST_PLACES = 64
+_HOP_LIMIT = 64  # of a tunnel over IPv6, as iproute2 has it
 # kind: (IP protocol, IP version outside, inside), 0 for either
 KINDS = {"ipip": (4, 4, 4), "sit": (41, 4, 6), "ip6ip6": (41, 6, 6), "ip4ip6": (4, 6, 4), "gre": (47, 0, 0)}
 # kind of a tunnel device: {protocol it carries: our kind}
@@ -105,7 +106,9 @@ def standalone(options: IpipOptions) -> Peers:
     _check_networks(networks, local, kind, inner)
     if options.key is not None and kind != "gre":
         raise UsageError(f"--key {options.key}: only --kind gre has keys")
-    flags, ttl = parse_ttl(options.ttl, "--ttl")
+    flags, ttl = parse_ttl(options.ttl, "--ttl", automatic=True)
+    if options.ttl == "auto":  # as ip-link(8) makes tunnel devices without a ttl or hoplimit
+        flags, ttl = (0, _HOP_LIMIT) if local.version == 6 else (TTL_INHERIT, 0)
     more, tos = parse_tos(options.tos, "--tos")
     return Peers(
         kind, local, networks, inner, options.key, flags | more | _df(options.pmtudisc, inner), ttl, tos

@@ -50,7 +50,7 @@ def options_of(kind: str, outer: int, inner: int, **more: Any) -> dict[str, Any]
     local, first, second = V6_OUT if outer == 6 else V4_OUT
     one, two, part = V6_IN if inner == 6 else V4_IN
     peers = (f"{first}={one}", f"{second}={two},{part}")
-    return {"kind": kind, "local": local, "peer": peers, "port": ("p1",), **more}
+    return {"kind": kind, "local": local, "peer": peers, "port": ("p1",), "ttl": "inherit", **more}
 
 
 KINDS: dict[str, dict[str, Any]] = {

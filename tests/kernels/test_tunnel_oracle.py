@@ -210,14 +210,15 @@ def incoming(made: Nodes, kind: Kind) -> list[list[bytes]]:
 
 
 def tunnelled_packets(made: Nodes, kind: Kind) -> Iterator[tuple[Packet, Packet]]:
-    """Outer and inner: congestion marks on either side, TTLs that just reach and that do not, other destinations."""
+    """Outer and inner: congestion marks on either side, TTLs that just reach and that do not; what a wire takes."""
     one, other = made.nodes
     ends = end(other, kind.name), end(one, kind.name)
     source, dest = target(other, kind.name), target(one, kind.name)
     for tos in (0, 1, 2, 3, 0xB8):
         outer = outer_of(kind, *ends, tos=tos)
         for packet in sent_packets(source, dest, v6=kind.inner6):
-            yield outer, packet
+            if len(outer / packet) <= 1500:
+                yield outer, packet
 
 
 def is_payload(frame: bytes) -> bool:
