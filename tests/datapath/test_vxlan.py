@@ -547,7 +547,7 @@ def test_a_first_id_is_not_foreseen(rig: MakeRig) -> None:
     """CPUs count alone: had they one beginning, pieces of two packets would be put together as one."""
     made = make(rig)
     for _ in range(50):
-        if made.hook == "xdp":  # which numbers what it sends itself, so the way must be known still when the frame comes
+        if made.hook == "xdp":  # numbers what it sends itself: the way must be known when the frame comes
             resolve(made)
             recents.forget(made.maps["recents"])
         if made.send(udp4(), P1).verdict != "PUNT_NEIGHBOUR" or made.hook == "tc":
