@@ -32,7 +32,8 @@ class Namespace:
     """A network namespace for the length of a ``with`` block, with lo up, visible to `ip netns` as its ``name``.
 
     The name is ``<prefix><pid>-<random><label>``, unless there is a ``name``, which `sweep` does not know.
-    IPv6 is off unless ``ipv6``, and then without duplicate address detection and router solicitation, so that
+    It neither forwards IPv4 nor checks return paths, whatever the host does: a new one takes the host's settings for
+    that (devinet_init_net, net/ipv4/devinet.c). IPv6 is off unless ``ipv6``, and then without duplicate address detection and router solicitation, so that
     captures are quiet. ``bridge_netfilter`` leaves bridged frames to iptables: on a kernel that has br_netfilter
     built in every new namespace does that, while stock distributions do not load the module; False gives the bridge
     that those have. Processes started by `run` and `popen` end with it. Raises OSError when the kernel or missing
@@ -206,6 +207,8 @@ class Namespace:
 
     def _sysctls(self) -> Iterator[tuple[str, int]]:
         for scope in ("all", "default"):
+            yield f"ipv4/conf/{scope}/forwarding", 0
+            yield f"ipv4/conf/{scope}/rp_filter", 0
             yield f"ipv6/conf/{scope}/disable_ipv6", int(not self._ipv6)
             yield f"ipv6/conf/{scope}/accept_dad", 0
             yield f"ipv6/conf/{scope}/router_solicitations", 0

@@ -415,6 +415,19 @@ def test_sysctl_is_the_namespaces_own(namespace: NamespaceFactory) -> None:
     assert (ns.call(key.read_text), key.read_text()) == (f"{1 - int(before)}\n", before)
 
 
+@pytest.mark.parametrize(("key", "value"), [("forwarding", 1), ("rp_filter", 2)])
+def test_settings_are_not_the_hosts(namespace: NamespaceFactory, key: str, value: int) -> None:
+    """A new namespace takes the host's for IPv4; this has a device of the host's made later differ, and no other."""
+    default, every = (Path("/proc/sys/net/ipv4/conf", scope, key) for scope in ("default", "all"))
+    before = default.read_text()
+    default.write_text(f"{value}")
+    try:
+        ns = namespace()
+    finally:
+        default.write_text(before)
+    assert (ns.call(default.read_text), ns.call(every.read_text)) == ("0\n", "0\n")
+
+
 def test_processes_end_with_their_namespace() -> None:
     with Namespace(PREFIX) as ns:
         child = ns.popen(["sleep", "60"], stdout=subprocess.PIPE)

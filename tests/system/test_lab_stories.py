@@ -95,6 +95,7 @@ def test_both_ways_in_one_run(files: Path) -> None:
     assert list(played(["veth", "--via", "both"], files)) == [("veth", "kernel"), ("veth", "ebpf")]
 
 
+SETTINGS = ["net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv6.conf.all.disable_ipv6"]
 TOPOLOGIES = [find("bridge").topology, find("iptables").topology, find("vxlan").topology]
 
 
@@ -109,7 +110,7 @@ def shape(spaces: dict[str, Namespace]) -> dict[str, Any]:
             for link in links
         }  # fmt: skip
         routes = json.loads(ns.run(["ip", "-json", "route"]).stdout)
-        settings = ns.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.disable_ipv6"]).stdout
+        settings = ns.run(["sysctl", "-n", *SETTINGS]).stdout
         found[node] = (devices, routes, settings)
     return found
 

@@ -133,7 +133,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 def test_two_kernels_on_one_wire(tmp_path: Path, mode: str) -> None:
     """Ping and TCP both ways, from a container whose tunnel is pydp's, on 6.1, to a device of the kernel's, on 6.12.
 
-    2 MiB go each way. iperf3 ends its test when they are written, so the last of them may never have left a socket.
+    4 MiB go each way. iperf3 ends its test when they are written, so the last of them may never have left a socket.
     """
     done = vm("--kernel", "6.1,6.12", "--wire", "--results", str(tmp_path), "--", WIRE, mode)
     assert "3 received, 0% packet loss" in done.stdout

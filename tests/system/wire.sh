@@ -35,8 +35,8 @@ pydp_end() {
 	touch "$PYDP_LAB_SHARED/pydp"
 	told kernel
 	ip netns exec box ping -c 3 -i 0.2 -W 5 "$2"
-	ip netns exec box iperf3 -c "$2" -n 2M -R >/dev/null
-	ip netns exec box iperf3 -c "$2" -n 2M >/dev/null
+	ip netns exec box iperf3 -c "$2" -n 4M -R >/dev/null
+	ip netns exec box iperf3 -c "$2" -n 4M >/dev/null
 	pydp tunnel show --json >"$PYDP_LAB_RESULTS/tunnel.json"
 	touch "$PYDP_LAB_SHARED/over"
 	pydp detach --all

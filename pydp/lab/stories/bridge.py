@@ -8,9 +8,7 @@ from dataclasses import replace
 from pydp.lab.stories import checks
 from pydp.lab.stories.model import Experiment, Step, Story, Topology, node, port
 
-# What a namespace begins with is the host's, and distributions differ.
-_PLAIN = (("ipv4.conf.all.rp_filter", 0), ("ipv4.conf.default.rp_filter", 0))
-_BOX = node("box", port("veth0", "1.2.3.101/24"), port("veth1", "1.2.3.102/24"), sysctls=_PLAIN)
+_BOX = node("box", port("veth0", "1.2.3.101/24"), port("veth1", "1.2.3.102/24"))
 _SWITCH = node("switch", port("p1"), port("p2"), port("p3"), column=1)
 _CONTAINERS = tuple(node(f"c{number}", port("eth0", f"1.2.3.{number}/24"), column=2) for number in (1, 2, 3))
 _WIRES = tuple(f"switch:p{number} c{number}:eth0" for number in (1, 2, 3))

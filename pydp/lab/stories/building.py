@@ -18,8 +18,8 @@ _BRIDGE_NETFILTER = "net.bridge.bridge-nf-call-iptables"
 def build(topology: Topology, spaces: Mapping[str, Namespace]) -> None:
     """Make wires, addresses and routes in namespaces that there are. Raises NetlinkError, LabError, OSError."""
     for each in topology.nodes:
-        for key, value in _sysctls(each):
-            spaces[each.name].sysctl(key, value)
+        if each.router:
+            spaces[each.name].sysctl("ipv4.ip_forward", 1)
     made = []
     for (one, left), (other, right) in topology.ends():
         ends = [_end(topology, spaces, where, what) for where, what in ((one, left), (other, right))]
@@ -35,7 +35,7 @@ def commands(topology: Topology) -> Iterator[str]:
     """What `build` does, as a person would type it."""
     for each in topology.nodes:
         yield f"ip netns add {each.name}"
-        settings = [f"net.{key}={value}" for key, value in (*_quiet(), *_sysctls(each))]
+        settings = [f"net.{key}={value}" for key, value in _settings(each)]
         yield f"ip netns exec {each.name} sysctl -qw {' '.join(settings)}"
         yield f"ip -n {each.name} link set lo up"
     for (one, left), (other, right) in topology.ends():
@@ -61,15 +61,12 @@ def _device(topology: Topology, where: Node, what: Port) -> str:
     return f"{what.name} address {topology.mac(f'{where.name}:{what.name}')}{mtu}"
 
 
-def _quiet() -> Iterator[tuple[str, int]]:
-    """What `Namespace` sets: captures without IPv6, and bridges that are only bridges."""
+def _settings(each: Node) -> Iterator[tuple[str, int]]:
+    """What `Namespace` sets: nothing of the host's, captures without IPv6, and bridges that are only bridges."""
+    yield "ipv4.ip_forward", int(each.router)
+    yield "ipv4.conf.all.rp_filter", 0
+    yield "ipv4.conf.default.rp_filter", 0
     yield "ipv6.conf.all.disable_ipv6", 1
     yield "ipv6.conf.default.disable_ipv6", 1
     if Path("/proc/sys", *_BRIDGE_NETFILTER.split(".")).exists():
         yield _BRIDGE_NETFILTER.removeprefix("net."), 0
-
-
-def _sysctls(each: Node) -> Iterator[tuple[str, int]]:
-    if each.router:
-        yield "ipv4.ip_forward", 1
-    yield from each.sysctls

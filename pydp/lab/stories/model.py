@@ -20,16 +20,13 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A network namespace. ``column`` is its place in the drawing; ``router`` forwards; ``default`` is its gateway;
-    ``sysctls`` are set below net before anything else.
-    """
+    """A network namespace. ``column`` is its place in the drawing; ``router`` forwards; ``default`` is its gateway."""
 
     name: str
     ports: tuple[Port, ...] = ()
     column: int = 0
     router: bool = False
     default: str = ""
-    sysctls: tuple[tuple[str, int], ...] = ()
 
 
 def node(name: str, *ports: Port, **options: object) -> Node:

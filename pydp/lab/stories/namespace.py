@@ -9,12 +9,10 @@ from typing import Any
 from pydp.lab.stories import checks
 from pydp.lab.stories.model import Experiment, Finding, Seen, Step, Story, Topology, node, port
 
-# A namespace begins with the host's settings for IPv4, and a host with containers is mostly a router.
-_PLAIN = (("ipv4.ip_forward", 0),)
 TOPOLOGY = Topology(
     (
-        node("red", port("eth0", "10.0.0.1/24"), sysctls=_PLAIN),
-        node("blue", port("eth0", "10.0.0.2/24"), column=1, sysctls=_PLAIN),
+        node("red", port("eth0", "10.0.0.1/24")),
+        node("blue", port("eth0", "10.0.0.2/24"), column=1),
     ),
     ("red:eth0 blue:eth0",),
 )
