@@ -5,7 +5,7 @@
 enum limit {
 	VERDICTS = 64, /* verdicts a stage may have, in the counters' index */
 	STAGES = 4, /* stages one program may have */
-	STAGE_CONSTANTS = 16, /* constants one stage may have */
+	STAGE_CONSTANTS = 64, /* constants one stage may have */
 };
 
 // What a stage decides about a packet. Numbers are part of the interface: append within a class, never reorder.
@@ -83,6 +83,7 @@ enum constant {
 	CONSTANT_SEED = 1, /* random number that the instance's hashes begin with */
 	CONSTANT_ROLE = 2, /* enum role of the port */
 	CONSTANT_CPUS = 3, /* how many CPUs there can be */
+	CONSTANT_OPTIONS = 16, /* from here on what follows from options alone (Traits.written) */
 };
 
 // What a port is to its instance.

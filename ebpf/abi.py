@@ -172,6 +172,12 @@ def codec(abi: Abi, ctype: str) -> Codec:
         raise SourceError(f"{ctype} is no struct and no integer type known here") from None
 
 
+def stripped(text: str) -> str:
+    """C text without comments, empty lines and marks of lines: what it compiles to is the same."""
+    lines = _COMMENT_OR_LITERAL.sub(_blanked, text).split("\n")
+    return "\n".join(line.rstrip() for line in lines if line.strip() and not line.startswith("#line "))
+
+
 def _blanked(found: re.Match[str]) -> str:
     return re.sub(r"[^\n]", " ", found[0]) if found[0].startswith("/") else found[0]
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import kept, libbpf
-from ebpf.abi import Abi, Codec, codec
+from ebpf.abi import Abi, Codec, codec, stripped
 from ebpf.errors import CompileError, EbpfError, LayoutMismatch, NotPermitted, NotSupported, VerifierError
 from ebpf.headers import kernel_headers, kernel_release
 from ebpf.maps import Map, MapSpec
@@ -165,16 +165,20 @@ def compile_source(source: Source, cflags: tuple[str, ...] = ()) -> Compiled:
 
     Raises CompileError (file, line, message), HeadersMissing, NotSupported, NotPermitted.
     """
-    # Of the kernel only its headers get into the code: guests of other kernels use what their host has compiled.
-    key = hashlib.sha256("\0".join((source.text, *cflags)).encode()).hexdigest()
+    key = _key(source.text, cflags)
     if key not in _cache:
+        # Of the kernel only its headers get into the code: guests of other kernels use what their host has compiled.
         headers = kernel_headers()
-        name = kept.name_of(key, str(headers or kernel_release()))
+        name = kept.name_of(_key(stripped(source.text), cflags), str(headers or kernel_release()))
         found = kept.recall(name)
         _cache[key] = _revived(source, found) if found else _compile(source, cflags)
         if not found:
             kept.keep(name, _document(_cache[key]))
     return _cache[key]
+
+
+def _key(text: str, cflags: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join((text, *cflags)).encode()).hexdigest()
 
 
 def _document(compiled: Compiled) -> dict[str, Any]:

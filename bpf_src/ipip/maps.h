@@ -59,7 +59,7 @@ BPF_TABLE("array", __u32, struct ipip_port, ipip_devices, IPIP_PLACES);
 /* Written by Python. */
 BPF_TABLE("array", __u32, struct ipip_peer, ipip_peers, IPIP_PEERS);
 /* Written by Python. Keys are addresses of peers, values their indices. */
-BPF_F_TABLE("array", __u32, struct table_bucket, ipip_known, PYDP_IPIP_KNOWN, IN_LINES);
+BPF_F_TABLE("array", __u32, struct table_bucket, ipip_known, 1, IN_LINES);
 /* Written by Python. Values are indices of peers. */
 BPF_F_TABLE("lpm_trie", struct ipip_prefix, __u32, ipip_prefixes, IPIP_PREFIXES, BPF_F_NO_PREALLOC);
 /* Written by the datapath. */

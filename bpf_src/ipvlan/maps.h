@@ -43,7 +43,7 @@ struct ipvlan_way {
 /* Written by Python. */
 BPF_TABLE("array", __u32, struct ipvlan_address, ipvlan_addresses, IPVLAN_ADDRESSES);
 /* Written by Python: index of each address by itself. See lib/table.h. */
-BPF_F_TABLE("array", __u32, struct table_bucket, ipvlan_known, PYDP_IPVLAN_KNOWN, IN_LINES);
+BPF_F_TABLE("array", __u32, struct table_bucket, ipvlan_known, 1, IN_LINES);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, struct ipvlan_way, ipvlan_ways, IPVLAN_WAYS);
 /* Written by the datapath. */

@@ -54,7 +54,7 @@ enum fdb_event {
 };
 
 /* Written by the datapath alone: also what Python wants goes through fdb_control(). */
-BPF_F_TABLE("array", __u32, struct fdb_bucket, fdb, PYDP_FDB_BUCKETS, IN_LINES);
+BPF_F_TABLE("array", __u32, struct fdb_bucket, fdb, 1, IN_LINES);
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, __u64, fdb_events, FDB_EVENTS);
 /* Written by the datapath. */

@@ -12,7 +12,7 @@ enum macvlan_type {
 };
 
 /* Written by Python: slot of each child by its MAC address. See lib/table.h. */
-BPF_F_TABLE("array", __u32, struct table_bucket, macvlan_known, PYDP_MACVLAN_KNOWN, IN_LINES);
+BPF_F_TABLE("array", __u32, struct table_bucket, macvlan_known, 1, IN_LINES);
 
 /* The slot of the child with that address, or CHILD_NOBODY. */
 static __always_inline __u32 macvlan_child(__u64 mac)

@@ -79,7 +79,7 @@ BPF_TABLE("array", __u32, struct vxlan_vtep, vxlan_vteps, VXLAN_VTEPS);
 /* Written by Python: indices of VTEPs, those of a segment side by side. */
 BPF_TABLE("array", __u32, __u32, vxlan_replicas, VXLAN_VTEPS);
 /* Written by Python. Keys are addresses and VNIs of VTEPs, values their indices; with address 0, the number of a segment that believes others. */
-BPF_F_TABLE("array", __u32, struct table_bucket, vxlan_known, PYDP_VXLAN_KNOWN, IN_LINES);
+BPF_F_TABLE("array", __u32, struct table_bucket, vxlan_known, 1, IN_LINES);
 /* Written by the datapath: VTEPs that nobody named. */
 BPF_TABLE("array", __u32, struct vxlan_vtep, vxlan_guests, VXLAN_GUESTS);
 /* Written by the datapath: their places. */

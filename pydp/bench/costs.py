@@ -18,12 +18,13 @@ from pydp.bench.paths import Path, Shape
 from pydp.bench.results import Cost
 from pydp.bench.statistics import bootstrap
 from pydp.datapath import Datapath, Instance
-from pydp.datapath.compose import Stage, compose, program_name
+from pydp.datapath.compose import STAGE_CONSTANTS, Stage, compose, program_name, written
+from pydp.datapath.specs import STAGES
+from pydp.modes.base import Role
 from pydp.sources import bpf_src
 
 # enum limit, enum constant in abi.h
-_STAGES, _STAGE_CONSTANTS, _SLOT, _SEED = 4, 16, 0, 1
-_SOURCE_SIDE, _DEST_SIDE = _STAGES * _STAGE_CONSTANTS, _STAGES * _STAGE_CONSTANTS + 1
+_SOURCE_SIDE, _DEST_SIDE = STAGES * STAGE_CONSTANTS, STAGES * STAGE_CONSTANTS + 1
 _REDIRECT = {"xdp": 4, "tc": 7}  # XDP_REDIRECT, TC_ACT_REDIRECT
 _DISTRIBUTIONS = {"uniform": programs.uniform, "zipf": programs.zipf}
 
@@ -84,7 +85,8 @@ class Bench:
         return done.duration_ns
 
     def _load(self, name: str, slot: int, source: int, dest: int) -> Program:
-        constants = {_SLOT: slot, _SEED: self._instance.seed, _SOURCE_SIDE: source, _DEST_SIDE: dest}
+        constants = written(_stage(self._instance), slot=slot, seed=self._instance.seed, role=Role.PORT)
+        constants |= {_SOURCE_SIDE: source, _DEST_SIDE: dest}
         return load(self._compiled, name, self._instance.hook, self._maps, constants=constants)
 
 
@@ -118,10 +120,13 @@ def _measure_case(case: Case, stack: ExitStack, rounds: int, repeat: int) -> Ite
         yield Cost(case.title, case.hook, case.entries, name, found, found.median - base, ratios)
 
 
+def _stage(instance: Instance) -> Stage:
+    return Stage(0, instance.mode, instance.constants)
+
+
 def _wrapped(instance: Instance) -> Source:
     """The instance's program as an inline function, and the functions of bench/cost.c that call it."""
-    stage = Stage(0, instance.mode, instance.constants)
-    text = compose(instance.hook, [stage], counters=instance.counters, frags=instance.frags).text
+    text = compose(instance.hook, [_stage(instance)], counters=instance.counters, frags=instance.frags).text
     name = program_name(instance.hook)
     head = f"\nint {name}(hook_ctx *ctx)\n"
     if head not in text:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import attach as hooks
-from ebpf import libbpf, testrun
+from ebpf import testrun
 from ebpf.errors import EbpfError, MapError
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
 from ebpf.pins import STATE, Store, pin_errors, write_blob
 from pydp.datapath import comparing, files
-from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name
+from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name, written
 from pydp.datapath.contents import Filler
 from pydp.datapath.devices import pin_ports, set_promisc
 from pydp.datapath.recovery import changed_instances, finish, open_link, roll_back
@@ -34,8 +34,6 @@ from pydp.modes import MODES
 from pydp.modes.base import Context, Role
 
 FOLDERS = ("maps", "programs", "links", "counters")
-_STAGE_CONSTANTS = 16  # abi.h
-_SLOT, _SEED, _ROLE, _CPUS = 0, 1, 2, 3  # enum constant
 
 
 @dataclass(slots=True)
@@ -126,9 +124,10 @@ class Change:
         return replace(new, generation=self.old.generation + 1, attachments=attachments)
 
     def _build_id(self, state: State, one: Attachment) -> str:
-        stages = {name: state.instances[name] for name in one.stages}
-        facts = [(name, number, stages[name].revision, stages[name].seed, stages[name].slots[one.ifindex],
-                  stages[name].roles.get(one.ifindex, 0)) for name, number in sorted(one.stages.items())]  # fmt: skip
+        facts = [
+            (name, number, state.instances[name].revision, _written(state.instances[name], number, one))
+            for name, number in sorted(one.stages.items())
+        ]
         text = json.dumps(facts) + self._source(state, one).text
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -288,10 +287,7 @@ class Change:
             maps |= {m: self._built.maps[f"{name}-{m}"] for m in owned if f"{name}-{m}" in self._built.maps}
             if (pin := again_pin(one, name)) in self._built.again:
                 maps[MODES[instance.mode].traits.again_map] = self._built.again[pin]
-            constants[number * _STAGE_CONSTANTS + _SLOT] = instance.slots[one.ifindex]
-            constants[number * _STAGE_CONSTANTS + _SEED] = instance.seed
-            constants[number * _STAGE_CONSTANTS + _ROLE] = instance.roles.get(one.ifindex, Role.PORT)
-            constants[number * _STAGE_CONSTANTS + _CPUS] = libbpf.cpu_count()
+            constants |= _written(instance, number, one)
         if one.key in self._built.counters:
             maps["counters"] = self._built.counters[one.key]
         frags = one.hook == "xdp" and any(self.new.instances[name].frags for name in one.stages)
@@ -397,3 +393,13 @@ def run_requests(program: Program, cursor: Map, count: int) -> None:
         testrun.run(program, bytes(64), repeat=repeat)
         # A request that walks the table takes a run per bucket; runs past the end do nothing but take time.
         repeat = min(16 * max(repeat, 64), 1 << 16)
+
+
+def _written(instance: Instance, number: int, one: Attachment) -> dict[int, int]:
+    """What is written into the code of an instance's stage, at one port."""
+    return written(
+        Stage(number, instance.mode, instance.constants),
+        slot=instance.slots[one.ifindex],
+        seed=instance.seed,
+        role=instance.roles.get(one.ifindex, Role.PORT),
+    )

@@ -10,11 +10,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ebpf import libbpf
 from ebpf.source import Source, flatten
 from pydp.modes import MODES
 from pydp.sources import bpf_src
 
 COMPARE = "PYDP_COMPARE"  # 1 while the instance that it is a constant of is compared with the kernel's path
+STAGE_CONSTANTS = 64  # abi.h
+_SLOT, _SEED, _ROLE, _CPUS, _OPTIONS = 0, 1, 2, 3, 16  # enum constant
 # Which header serves a hook, and the name of its program.
 _HEADERS = {"xdp": "xdp", "xdp-generic": "xdp", "tc": "tc", "tc-egress": "tc"}
 
@@ -41,7 +44,7 @@ def kind_of(hook: str) -> str:
 def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) -> Source:
     """The text of the program that runs STAGES in their modes' order. Raises SourceError."""
     ordered = sorted(stages, key=lambda stage: MODES[stage.mode].traits.order)
-    config = {
+    config: dict[str, int | str] = {
         "PYDP_COUNTERS": int(counters),
         "PYDP_FRAGS": int(frags),
         "PYDP_EGRESS": int(hook == "tc-egress"),
@@ -50,14 +53,29 @@ def compose(hook: str, stages: Sequence[Stage], *, counters: bool, frags: bool) 
     }
     for stage in ordered:
         config |= stage.constants
+        config |= {name: f"((__u32)CONSTANT({number}))" for name, number in _written(stage).items()}
         config[f"STAGE_{stage.mode.upper()}"] = stage.number
     return _composed(hook, tuple((stage.number, stage.mode) for stage in ordered), tuple(config.items()))
 
 
+def written(stage: Stage, *, slot: int, seed: int, role: int) -> dict[int, int]:
+    """What the code of a stage gets when it is loaded, by number: of the port that it is for, and of its options."""
+    own = {_SLOT: slot, _SEED: seed, _ROLE: role, _CPUS: libbpf.cpu_count()}
+    first = stage.number * STAGE_CONSTANTS
+    return {first + number: value for number, value in own.items()} | {
+        number: stage.constants[name] for name, number in _written(stage).items()
+    }
+
+
+def _written(stage: Stage) -> dict[str, int]:
+    first = stage.number * STAGE_CONSTANTS + _OPTIONS
+    return {name: first + at for at, name in enumerate(MODES[stage.mode].traits.written)}
+
+
 @functools.lru_cache(maxsize=64)
-def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tuple[str, int], ...]) -> Source:
+def _composed(hook: str, stages: tuple[tuple[int, str], ...], config: tuple[tuple[str, int | str], ...]) -> Source:
     """Kept, since the ports of an instance mostly have the same text."""
-    text = "".join(f"#define {name} {int(value)}\n" for name, value in config)
+    text = "".join(f"#define {name} {value}\n" for name, value in config)
     main = _main(hook, stages, compare=bool(dict(config)[COMPARE]))
     return flatten(main, name="main.c", include_dirs=[bpf_src()], virtual={"config.h": text})
 

@@ -33,11 +33,11 @@ class Namespace:
 
     The name is ``<prefix><pid>-<random><label>``, unless there is a ``name``, which `sweep` does not know.
     It neither forwards IPv4 nor checks return paths, whatever the host does: a new one takes the host's settings for
-    that (devinet_init_net, net/ipv4/devinet.c). IPv6 is off unless ``ipv6``, and then without duplicate address detection and router solicitation, so that
-    captures are quiet. ``bridge_netfilter`` leaves bridged frames to iptables: on a kernel that has br_netfilter
-    built in every new namespace does that, while stock distributions do not load the module; False gives the bridge
-    that those have. Processes started by `run` and `popen` end with it. Raises OSError when the kernel or missing
-    rights forbid it.
+    that (devinet_init_net, net/ipv4/devinet.c). IPv6 is off unless ``ipv6``, and then without duplicate address
+    detection and router solicitation, so that captures are quiet. ``bridge_netfilter`` leaves bridged frames to
+    iptables: on a kernel that has br_netfilter built in every new namespace does that, while stock distributions do
+    not load the module; False gives the bridge that those have. Processes started by `run` and `popen` end with it.
+    Raises OSError when the kernel or missing rights forbid it.
     """
 
     def __init__(

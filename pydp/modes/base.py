@@ -128,7 +128,9 @@ class Traits:
     it sets the length and, with a verdict other than PASS_UNCLAIMED, where the packet goes. ``again``: by kind of hook,
     programs that begin anew with a packet, with NAME_stage_X() in the place of NAME_stage() for each X; ``again_map``
     is the prog array that they are called by, of which each port and hook has its own: the port's own program is at
-    index 0, then they come in order.
+    index 0, then they come in order. ``written``: the PYDP_* macros of up to 32 bits that are numbers for the code to
+    reckon with, not what it or its maps are shaped by. They are written into the compiled code, so that clang has
+    nothing to do when they change.
     """
 
     order: int
@@ -145,6 +147,7 @@ class Traits:
     short: frozenset[str] = frozenset()
     again: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again_map: str = ""
+    written: tuple[str, ...] = ()
     alone: str = "nothing of the kernel's would forward its packets in the meantime"
 
 

@@ -72,6 +72,7 @@ class BridgeMode(Mode):
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,
         promiscuous=frozenset({Role.PORT}),
+        written=("PYDP_FDB_BUCKETS", "PYDP_FDB_AGEING"),
     )  # fmt: skip
     Options = BridgeOptions
 

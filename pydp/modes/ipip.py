@@ -14,7 +14,7 @@ from typing import Any
 
 from pydp.errors import UsageError
 from pydp.model import Link, Route
-from pydp.modes import table
+from pydp.modes import outer, table
 from pydp.modes.base import Context, Entries, Mode, Role, Target, Traits, View
 from pydp.modes.fdb import power_of_two
 from pydp.modes.peers import KINDS, Address, Peers, adopted, standalone
@@ -65,6 +65,10 @@ class IpipMode(Mode):
         learned=frozenset({"ipip_counts", "ipip_fates"}),
         counted=frozenset({"ipip_counts"}),
         short=frozenset({"xdp"}),
+        written=(
+            "PYDP_IPIP_UNDERLAY", "PYDP_IPIP_KEY", "PYDP_IPIP_TTL", "PYDP_IPIP_TOS", "PYDP_IPIP_PLACES",
+            "PYDP_IPIP_KNOWN", *outer.NUMBERS,
+        ),
     )  # fmt: skip
     Options = IpipOptions
 

@@ -71,6 +71,7 @@ class IpvlanMode(Mode):
         tails=TAILS,
         finishes=True,
         promiscuous=frozenset({Role.PORT, Role.PARENT}),
+        written=("PYDP_CHILD_PARENT", "PYDP_IPVLAN_KNOWN"),
     )
     Options = IpvlanOptions
 

@@ -53,6 +53,7 @@ class MacvlanMode(Mode):
         tails=TAILS,
         finishes=True,
         promiscuous=frozenset({Role.PORT, Role.PARENT}),
+        written=("PYDP_CHILD_PARENT", "PYDP_MACVLAN_FIRST", "PYDP_MACVLAN_KNOWN"),
     )
     Options = MacvlanOptions
 

@@ -13,7 +13,7 @@ from pydp.errors import UsageError
 from pydp.model import Link
 from pydp.modes.base import Context, Control, Entries, Interface, Mode, Target, Traits, View
 from pydp.modes.fdb import power_of_two
-from pydp.modes.nat_rules import Rule, parse_ports, parse_rules, parse_timeouts
+from pydp.modes.nat_rules import TIMEOUTS, Rule, parse_ports, parse_rules, parse_timeouts
 from pydp.modes.table import address_words
 from pydp.options import option
 
@@ -87,6 +87,10 @@ class NatMode(Mode):
         ),
         counted=frozenset({"nat_counts", "nat_failures"}),
         control=Control("nat_control", "nat_requests", "nat_cursor"),
+        written=(
+            "PYDP_NAT_FLOWS", "PYDP_NAT_BUCKETS", "PYDP_NAT_PLACES", "PYDP_NAT_PORT_LOW", "PYDP_NAT_PORT_COUNT",
+            "PYDP_NAT_TTL", "PYDP_NAT_HOP_LIMIT", *(f"PYDP_NAT_TIMEOUT_{name.upper()}" for name in TIMEOUTS),
+        ),
         claims=False,
         separate=True,
         short=frozenset({"xdp"}),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pydp.errors import UsageError
 
 TTL_INHERIT, TOS_INHERIT, DF_SET, DF_INHERIT, CHECKSUM = 1, 2, 4, 8, 16  # enum tunnel_flag
+NUMBERS = ("PYDP_TUNNEL_MTU", "PYDP_TUNNEL_TTL", *(f"PYDP_TUNNEL_LOCAL{word}" for word in range(4)))  # Traits.written
 
 
 def parse_ttl(text: str, name: str, *, automatic: bool = False) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydp.errors import UsageError
 from pydp.model import Group, Link
-from pydp.modes import table
+from pydp.modes import outer, table
 from pydp.modes.base import Companion, Context, Control, Entries, Mode, Role, Target, Traits, View
 from pydp.modes.bridge import ETHERNET_AND_TAG
 from pydp.modes.fdb import buckets, fdb_key, flush_request, forget_request, local_request, power_of_two, ticks
@@ -89,6 +89,10 @@ class VxlanMode(Mode):
         finishes=True,
         short=frozenset({"xdp"}),
         promiscuous=frozenset({Role.PORT}),
+        written=(
+            "PYDP_VXLAN_COMPANION", "PYDP_VXLAN_KNOWN", "PYDP_VXLAN_VTEPS", "PYDP_FDB_BUCKETS", "PYDP_FDB_AGEING",
+            *outer.NUMBERS, "PYDP_TUNNEL_VIEWPOINT",
+        ),
     )  # fmt: skip
     Options = VxlanOptions
 

@@ -22,7 +22,7 @@ from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
 from ebpf.source import Source, flatten
 from pydp.datapath.change import run_control
-from pydp.datapath.compose import Stage, compose, program_name
+from pydp.datapath.compose import Stage, compose, program_name, written
 from pydp.kernel.defaults import possible_cpus
 from pydp.model import Bridge, Defaults, FdbEntry, Link, Vxlan
 from pydp.modes import MODES
@@ -35,7 +35,6 @@ HERE = Path(__file__).parent
 BASE = 0x70000000  # ifindex of port 0
 BRIDGE = BASE - 1  # ifindex of an adopted bridge
 SEED = 0x5EED5EED5EED5EED
-STAGE_CONSTANTS = 16
 CLOCK_MONOTONIC_COARSE = 6
 HOOKS = ("xdp", "tc")
 PASS, DROP, REDIRECT = "pass", "drop", "redirect"
@@ -152,11 +151,11 @@ class Rig:
         self.options = {name: self._options_of(name, options or {}) for name in modes}
         self.contexts = {name: self._context(view, name, names, fdb) for name in modes}
         comparison = {} if compare is None else {"PYDP_COMPARE": 1, "PYDP_COMPARE_REST": compare}
-        stages = [
+        self.stages = [
             Stage(number, name, {**MODES[name].constants(self.options[name], self.contexts[name]), **comparison})
             for number, name in enumerate(modes)
         ]
-        self.compiled = compile_source(compose(hook, stages, counters=counters, frags=frags))
+        self.compiled = compile_source(compose(hook, self.stages, counters=counters, frags=frags))
         self._verdicts = self.compiled.abi.enum("verdict")
         self.maps: dict[str, Map] = {}
         try:
@@ -241,11 +240,10 @@ class Rig:
         """The program of a port, loaded when first asked for."""
         name = name or program_name(self.hook)
         if (port, name) not in self._programs:
-            constants = {}
-            for number, mode in enumerate(self.modes):
-                constants[number * STAGE_CONSTANTS] = port
-                constants[number * STAGE_CONSTANTS + 1] = SEED
-                constants[number * STAGE_CONSTANTS + 2] = self.contexts[mode].target.role(BASE + port)
+            constants: dict[int, int] = {}
+            for stage in self.stages:
+                role = self.contexts[stage.mode].target.role(BASE + port)
+                constants |= written(stage, slot=port, seed=SEED, role=role)
             loaded = load(
                 self.compiled, name, self.hook, self.maps, constants=constants, frags=self.frags and self.hook == "xdp"
             )

@@ -18,7 +18,7 @@ from scapy.layers.l2 import GRE
 from ebpf import testrun
 from ebpf.loader import Program, compile_source, load
 from ebpf.maps import Map
-from pydp.datapath.compose import Stage, compose, program_name
+from pydp.datapath.compose import Stage, compose, program_name, written
 from pydp.kernel.defaults import possible_cpus
 from pydp.model import Defaults, Link, Route, Tunnel
 from pydp.modes import MODES
@@ -189,11 +189,11 @@ class IpipRig:
         slots = {ifindex: slot for slot, ifindex in enumerate(target.ports)}
         defaults = Defaults(cpus=possible_cpus())
         self.context = Context(view, target, slots, hook, defaults=defaults, foreign_routes=routes)
-        stage = Stage(0, "ipip", {**MODE.constants(self.options, self.context), **(more or {})})
+        self._stage = Stage(0, "ipip", {**MODE.constants(self.options, self.context), **(more or {})})
         hooks = {place: "tc-egress" if place == "leaving" else hook for place in places}
         self._hooks = hooks
         self._compiled = {
-            one: compile_source(compose(one, [stage], counters=True, frags=False)) for one in set(hooks.values())
+            one: compile_source(compose(one, [self._stage], counters=True, frags=False)) for one in set(hooks.values())
         }
         self.maps: dict[str, Map] = {}
         sizes = MODE.sizes(self.options, self.context)
@@ -312,7 +312,7 @@ class IpipRig:
             hook = self._hooks[place]
             compiled = self._compiled[hook]
             maps = {name: self.maps[name] for name in compiled.maps}
-            constants = {0: 1 if place == "port" else 0, 1: 5, 2: ROLES[place]}
+            constants = written(self._stage, slot=1 if place == "port" else 0, seed=5, role=ROLES[place])
             kind = "xdp" if hook == "xdp" else "tc"
             program = load(compiled, program_name(hook), kind, maps, constants=constants)
             self._programs[place] = self._stack.enter_context(program)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from ebpf import testrun
 from ebpf.loader import Compiled, Program, compile_source, load
 from ebpf.maps import Map
-from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name
+from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name, written
 from pydp.kernel.defaults import possible_cpus
 from pydp.model import Defaults
 from pydp.modes import MODES
@@ -87,9 +87,9 @@ class NatRig:
             addresses={BASE + port: [ip_interface(one) for one in some] for port, some in addresses.items()},
             defaults=Defaults(cpus=possible_cpus()),
         )  # fmt: skip
-        stage = Stage(0, "nat", MODE.constants(self.options, self.context))
+        self._stage = Stage(0, "nat", MODE.constants(self.options, self.context))
         hooks = MODE.hooks(self.options, target, BASE, hook)
-        self._compiled = {one: compile_source(compose(one, [stage], counters=True, frags=False)) for one in hooks}
+        self._compiled = {one: compile_source(compose(one, [self._stage], counters=True, frags=False)) for one in hooks}
         self.abi = self._compiled[hook].abi
         self._verdicts = self.abi.enum("verdict")
         self.maps: dict[str, Map] = {}
@@ -234,9 +234,12 @@ class NatRig:
     def _load(self, port: int, hook: str, function: str, tails: Mapping[str, Map]) -> Program:
         compiled = self._compiled[hook]
         maps = {name: self.maps[name] for name in compiled.maps} | dict(tails)
-        constants = {0: port, 1: self._seed, 2: self.context.target.role(BASE + port), 3: self.context.defaults.cpus}
-        program = load(compiled, function, kind_of(hook), maps, constants=constants)
+        program = load(compiled, function, kind_of(hook), maps, constants=self.written(port))
         return self._stack.enter_context(program)
+
+    def written(self, port: int) -> dict[int, int]:
+        """What is written into the code of a port's programs."""
+        return written(self._stage, slot=port, seed=self._seed, role=self.context.target.role(BASE + port))
 
     # Counters
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_used_again_by_another_process(folder: Path, monkeypatch: pytest.MonkeyP
     again = loader.compile_source(source(7))
     assert again.programs == first.programs
     assert again.maps.keys() == first.maps.keys()
+    assert sum_of(again) == 7
+
+
+def test_comments_do_not_matter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader.compile_source(source(7))
+    monkeypatch.setattr(loader, "_compile", refuse)
+    said = replace(source(7), text="/* said */\n" + source(7).text.replace("\n", " // and said\n\n", 1))
+    again = loader.compile_source(said)
+    assert again.source is said
     assert sum_of(again) == 7
 
 

@@ -11,7 +11,6 @@ import pytest
 from ebpf.loader import load
 from pydp.datapath.change import run_control, run_requests
 from tests.datapath.frames import IP, UDP, Ether, IPv6, Raw
-from tests.datapath.harness import SEED
 from tests.datapath.nat_rig import NatRig
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -47,7 +46,7 @@ def ask(rig: NatRig, *requests: tuple[Any, ...]) -> list[int]:
     """Results of some requests."""
     compiled = rig.compiled("tc")
     maps = {name: rig.maps[name] for name in compiled.maps}
-    with load(compiled, "nat_control", "tc", maps, constants={0: 0, 1: SEED, 2: 0}) as program:
+    with load(compiled, "nat_control", "tc", maps, constants=rig.written(0)) as program:
         if len(requests) <= 16:
             done = run_control(program, rig.maps["nat_requests"], rig.maps["nat_cursor"], requests)
             return [one.result for one in done]

@@ -10,7 +10,7 @@ from ebpf.loader import CONSTANT_MAGIC
 from ebpf.source import flatten
 from pydp import conntrack
 from pydp import fdb as reading
-from pydp.datapath import change, specs
+from pydp.datapath import compose, specs
 from pydp.modes import bridge, count, ipip, nat, nat_rules, outer, peers, vxlan
 from pydp.modes import fdb as table
 from pydp.modes.base import Role
@@ -27,14 +27,15 @@ def abi() -> Abi:
 @pytest.mark.parametrize(
     ("name", "numbers"),
     [
-        ("limit", {"VERDICTS": specs.VERDICTS, "STAGES": specs.STAGES, "STAGE_CONSTANTS": change._STAGE_CONSTANTS}),
+        ("limit", {"VERDICTS": specs.VERDICTS, "STAGES": specs.STAGES, "STAGE_CONSTANTS": compose.STAGE_CONSTANTS}),
         (
             "constant",
             {
-                "CONSTANT_SLOT": change._SLOT,
-                "CONSTANT_SEED": change._SEED,
-                "CONSTANT_ROLE": change._ROLE,
-                "CONSTANT_CPUS": change._CPUS,
+                "CONSTANT_SLOT": compose._SLOT,
+                "CONSTANT_SEED": compose._SEED,
+                "CONSTANT_ROLE": compose._ROLE,
+                "CONSTANT_CPUS": compose._CPUS,
+                "CONSTANT_OPTIONS": compose._OPTIONS,
             },
         ),
         ("count_kind", {"COUNT_KINDS": count.KINDS}),
