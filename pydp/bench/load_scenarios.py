@@ -5,9 +5,9 @@ shares of it, each way at its own; see traffic.py for what that means on one mac
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pydp.bench import nat_paths, paths, tunnel_paths
 from pydp.bench.blocks import Plan
@@ -20,6 +20,8 @@ from pydp.bench.tunnel_scenarios import ipip_encap, on_nodes, vxlan_encap
 
 LOADS = (10, 50, 90)  # percent of the rate without loss
 _ADDRESSES = 256
+_KERNEL, _NETFILTER = ("kernel",), ("iptables-nft", "nftables")
+_SERVICE, _FLOWS = "NAT of a service", "1000 flows of UDP"
 _SOUGHT = 1.5  # s until the rate without loss is known for the first time
 
 
@@ -51,28 +53,31 @@ def _bridge_tc(traffic: Traffic) -> tuple[Way, ...]:
     return on_segment(ways, flood_of_frames(_ADDRESSES, "tc", traffic=traffic))
 
 
-def _vxlan(traffic: Traffic) -> tuple[Way, ...]:
-    ways = (tunnel_paths.kernel_vxlan(), tunnel_paths.pydp_vxlan("xdp"), tunnel_paths.bare("devmap"))
-    return on_nodes(ways, functools.partial(vxlan_encap, traffic=traffic))
+def _vxlan(traffic: Traffic, hook: str, limit: str) -> tuple[Way, ...]:
+    ways = (tunnel_paths.kernel_vxlan(), tunnel_paths.pydp_vxlan(hook), tunnel_paths.bare(limit, hook))
+    return on_nodes(ways, partial(vxlan_encap, hook=hook, traffic=traffic))
 
 
-def _ipip(traffic: Traffic) -> tuple[Way, ...]:
-    ways = (tunnel_paths.pydp_ipip("xdp"), tunnel_paths.bare("devmap"))
-    return on_nodes(ways, functools.partial(ipip_encap, traffic=traffic))
+def _ipip(traffic: Traffic, hook: str, limit: str) -> tuple[Way, ...]:
+    ways = (tunnel_paths.pydp_ipip(hook), tunnel_paths.bare(limit, hook))
+    return on_nodes(ways, partial(ipip_encap, hook=hook, traffic=traffic))
 
 
-def _nat(traffic: Traffic) -> tuple[Way, ...]:
-    ways = (nat_paths.native("iptables-nft"), nat_paths.native("nftables"), nat_paths.pydp("xdp"))
-    build = functools.partial(established, protocol="udp", flows=1000, traffic=traffic)
-    return on_rigs((*ways, nat_paths.bare("xdp", "devmap")), build)
+def _nat(traffic: Traffic, hook: str, limit: str) -> tuple[Way, ...]:
+    ways = (*map(nat_paths.native, _NETFILTER), nat_paths.pydp(hook))
+    build = partial(established, protocol="udp", flows=1000, hook=hook, traffic=traffic)
+    return on_rigs((*ways, nat_paths.bare(hook, limit)), build)
 
 
 KINDS = (
-    Kind("bridge-xdp", "bridge, XDP", _bridge_xdp, ("kernel",), "devmap", brief=True),
-    Kind("bridge-tc", "bridge, tc", _bridge_tc, ("kernel",), "peer"),
-    Kind("vxlan-xdp", "VXLAN, XDP, into the tunnel", _vxlan, ("kernel",), "devmap"),
-    Kind("ipip-xdp", "IPIP, XDP, into the tunnel", _ipip, (), "devmap"),
-    Kind("nat-xdp", "NAT of a service, XDP, 1000 flows of UDP", _nat, ("iptables-nft", "nftables"), "devmap"),
+    Kind("bridge-xdp", "bridge, XDP", _bridge_xdp, _KERNEL, "devmap", brief=True),
+    Kind("bridge-tc", "bridge, tc", _bridge_tc, _KERNEL, "peer"),
+    Kind("vxlan-xdp", "VXLAN, XDP, into the tunnel", partial(_vxlan, hook="xdp", limit="devmap"), _KERNEL, "devmap"),
+    Kind("vxlan-tc", "VXLAN, tc, into the tunnel", partial(_vxlan, hook="tc", limit="redirect"), _KERNEL, "redirect"),
+    Kind("ipip-xdp", "IPIP, XDP, into the tunnel", partial(_ipip, hook="xdp", limit="devmap"), (), "devmap"),
+    Kind("ipip-tc", "IPIP, tc, into the tunnel", partial(_ipip, hook="tc", limit="redirect"), (), "redirect"),
+    Kind("nat-xdp", f"{_SERVICE}, XDP, {_FLOWS}", partial(_nat, hook="xdp", limit="devmap"), _NETFILTER, "devmap"),
+    Kind("nat-tc", f"{_SERVICE}, tc, {_FLOWS}", partial(_nat, hook="tc", limit="peer"), _NETFILTER, "peer"),
 )
 
 
