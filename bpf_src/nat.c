@@ -19,6 +19,7 @@
 #include "nat/flows.h"
 #include "nat/state.h"
 #include "nat/way.h"
+#include "nat/hint.h"
 #include "nat/service.h"
 #include "nat/source.h"
 #include "nat/deliver.h"

@@ -105,8 +105,11 @@ static __always_inline bool hook_set_tag(hook_ctx *ctx, __be16 protocol, __u16 t
 enum hook_close_flag {
 	HOOK_NOW_IPV4 = 128, /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
 	HOOK_NOW_IPV6 = 256, /* BPF_F_ADJ_ROOM_DECAP_L3_IPV6 */
-	HOOK_EINVAL = -22, /* a kernel without them */
-	HOOK_LONGER = 20, /* bytes by which an IPv6 header is longer */
+};
+
+enum hook_close_limit {
+	HOOK_EINVAL = -22, /* the error of a kernel without these flags */
+	HOOK_LONGER = 20, /* bytes by which an IPv6 header is longer than one of IPv4 */
 };
 
 /* Make room for SIZE bytes (a literal) behind the Ethernet header, FLAGS saying what will be in it. The old header stays in front and the

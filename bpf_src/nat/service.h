@@ -17,6 +17,24 @@ static __always_inline struct nat_count *nat_count_of(__u32 number)
 	return nat_counts.lookup(&place);
 }
 
+/* Which of so many slots a flow gets. */
+static __always_inline __u32 nat_slot_of(__u64 hash, __u32 count)
+{
+	return (hash * 0xd6e8feb86659fd93ULL >> 32) * count >> 32;
+}
+
+/* Fetch the backend that NAME most likely has for a new flow, and its counter. They, the place of NAME in the hash map and what is there are lines
+ * of memory that nobody has at hand where there are many services, and each would only be asked for when the one before has come. */
+static __always_inline void nat_fetch_ahead(const struct nat_name *name, __u64 hash)
+{
+	__u32 place = nat_hint_place(name), *hint = nat_hints.lookup(&place);
+	if (!hint || !*hint)
+		return;
+	__u32 number = (*hint & ((1 << NAT_HINT_BITS) - 1)) + nat_slot_of(hash, *hint >> NAT_HINT_BITS);
+	nat_fetch((void *)nat_backends.lookup(&number));
+	nat_fetch((void *)nat_count_of(number));
+}
+
 /* The frontend that a packet is addressed to; 0 for none. */
 static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 {
@@ -29,6 +47,7 @@ static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 	name->port = tuple->dport;
 	name->protocol = view->protocol;
 	name->version = view->version;
+	nat_fetch_ahead(name, s->hash);
 	struct nat_frontend *found = nat_frontends.lookup(name);
 	if (found)
 		return found;
@@ -88,7 +107,7 @@ static __always_inline __u32 nat_choose(struct nat_scratch *s, const struct nat_
 	}
 	if (frontend->flags & NAT_FRONTEND_CONSISTENT) /* without the secret seed, which every machine has its own of */
 		hash = nat_hash(&s->view.tuple, s->view.protocol, s->view.version, 0);
-	__u32 slot = (hash * 0xd6e8feb86659fd93ULL >> 32) * frontend->count >> 32, number = frontend->row - 1 + slot;
+	__u32 slot = nat_slot_of(hash, frontend->count), number = frontend->row - 1 + slot;
 	if (!frontend->row) {
 		slot += frontend->first;
 		__u32 *there = nat_slots.lookup(&slot);
@@ -97,9 +116,7 @@ static __always_inline __u32 nat_choose(struct nat_scratch *s, const struct nat_
 		number = *there;
 	}
 	struct nat_backend *backend = nat_backends.lookup(&number);
-	struct nat_count *count = nat_count_of(number);
-	if (count) /* read now, so that it comes from memory while the backend does: it is going to be counted */
-		asm volatile("" ::"r"(*(volatile __u64 *)&count->owner));
+	nat_fetch((void *)nat_count_of(number)); /* it is going to be counted */
 	if (!backend || !nat_backend_takes(backend))
 		return 0;
 	if (frontend->flags & NAT_FRONTEND_AFFINITY) {

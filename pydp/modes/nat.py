@@ -23,7 +23,7 @@ PORT_PRESENT, PORT_LOOSE, PORT_BRIDGE = 1, 2, 4  # enum nat_port_flag
 DEVICE_PORT, DEVICE_PEER, DEVICE_XDP = 1, 2, 4  # enum nat_device_flag
 WAYS = 8  # NAT_WAYS
 # The maps that services are written into, while the instance runs.
-SERVICE_MAPS = frozenset({"nat_frontends", "nat_wild", "nat_slots", "nat_backends"})
+SERVICE_MAPS = frozenset({"nat_frontends", "nat_hints", "nat_wild", "nat_slots", "nat_backends"})
 _NOBODY = (0, 0, 0, 0)
 _FEWEST_LOCALS = 64
 

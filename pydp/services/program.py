@@ -34,6 +34,7 @@ from pydp.services.records import (
     LAYOUTS,
     NameRow,
     affinity_ticks,
+    hints,
     record,
     record_of_quiet,
     row_of,
@@ -196,7 +197,7 @@ class Programmer:
         self._write_wild(ports, leaving=True)
         self._write_frontends(touched)
         if bulk:
-            self._maps["nat_frontends"].update_raw(*bulk.frontend_records())
+            self._update_frontends(*bulk.frontend_records())
         self._maps["nat_frontends"].delete_raw(b"".join(key for key, _ in leaving))
         self._write_wild(ports, leaving=False)
         self._update("nat_backends", rest)
@@ -221,7 +222,11 @@ class Programmer:
             for name in one.names:
                 keys.append(name.key)
                 values.append(frontend_record(one, name))
-        self._maps["nat_frontends"].update_raw(b"".join(keys), b"".join(values))
+        self._update_frontends(b"".join(keys), b"".join(values))
+
+    def _update_frontends(self, names: bytes, values: bytes) -> None:
+        self._maps["nat_frontends"].update_raw(names, values)
+        self._maps["nat_hints"].update_raw(*hints(names, values))
 
     def _write_wild(self, ports: Iterable[int | None], *, leaving: bool) -> None:
         """How many names each of these ports has; LEAVING: with those that are to be deleted."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -21,8 +22,12 @@ LAYOUTS = {
     "nat_backends": [["address", 0, 16], ["port", 16, 2], ["version", 18, 1], ["flags", 19, 1], ["generation", 20, 4],
                      ["service", 24, 4], ["deadline", 28, 4]],
     "nat_slots": [],
+    "nat_hints": [],
     "nat_wild": [],
 }  # fmt: skip
+HINTS, HINT_SHIFT, HINT_BITS = 1 << 18, 46, 24  # enum nat_limit
+_FACTORS = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # nat_hint_place()
+_NAME_WORDS, _COUNT_AND_ROW = struct.Struct("=QQI"), struct.Struct("=8xI8xI")
 # enum nat_frontend_flag and nat_backend_flag
 AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT, ELSEWHERE = 1, 2, 4, 8, 16, 32
 PRESENT, DRAINING, MOVE, RESET = 1, 2, 4, 8
@@ -75,6 +80,22 @@ def row_of(slots: Sequence[int]) -> int:
     """A frontend's `row`: a first packet need not look into nat_slots, a line of memory that nobody has at hand."""
     first = slots[0] if slots else 0
     return first + 1 if slots and list(slots) == list(range(first, first + len(slots))) else 0
+
+
+def hints(names: bytes, frontends: bytes) -> tuple[bytes, bytes]:
+    """Keys and values of nat_hints for these structs nat_name and nat_frontend. Of several names in one place one gets
+    it.
+    """
+    one, other, last = _FACTORS
+    places = array("I", (
+        (first * one + second * other + end * last & 0xFFFFFFFFFFFFFFFF) >> HINT_SHIFT
+        for first, second, end in _NAME_WORDS.iter_unpack(names)
+    ))  # fmt: skip
+    values = array("I", (
+        count << HINT_BITS | row - 1 if row and count < 256 and row < 1 << HINT_BITS else 0
+        for count, row in _COUNT_AND_ROW.iter_unpack(frontends)
+    ))  # fmt: skip
+    return places.tobytes(), values.tobytes()
 
 
 def name_key(address: bytes, port: int, protocol: int, version: int) -> bytes:

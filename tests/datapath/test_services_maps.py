@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,15 +18,17 @@ from typing import Any
 
 import pytest
 
-from ebpf import libbpf
+from ebpf import libbpf, loader, testrun
 from ebpf.abi import Abi, codec
 from ebpf.errors import EbpfError, MapFull
 from ebpf.maps import Map, MapSpec
+from ebpf.source import flatten
 from pydp.errors import UsageError
 from pydp.services import numbers, stored
 from pydp.services.database import Database
 from pydp.services.model import Backend, BackendHealth, BackendState, Frontend, Health, Service, eligible
 from pydp.services.program import Programmer
+from pydp.services.records import FRONTEND, HINTS, hints, name_key
 from pydp.services.stored import load
 from pydp.services.text import parse_service
 from pydp.sources import bpf_src
@@ -37,12 +40,16 @@ AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT = 1, 2, 4, 8, 16  # enum nat_fro
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 KINDS = {
     "nat_frontends": ("hash", "struct nat_name", "struct nat_frontend", libbpf.F_NO_PREALLOC),
+    "nat_hints": ("array", "__u32", "__u32", 0),
     "nat_wild": ("array", "__u32", "__u32", 0),
     "nat_slots": ("array", "__u32", "__u32", 0),
     "nat_backends": ("array", "__u32", "struct nat_backend", 0),
     "nat_failures": ("percpu_array", "__u32", "struct nat_failed", 0),
 }
-SIZES = {"nat_frontends": 256, "nat_wild": 65536, "nat_slots": 4096, "nat_backends": 256, "nat_failures": 64}
+SIZES = {
+    "nat_frontends": 256, "nat_hints": HINTS, "nat_wild": 65536, "nat_slots": 4096, "nat_backends": 256,
+    "nat_failures": 64,
+}  # fmt: skip
 WRITES = ("map_update_batch", "map_delete_batch", "map_update", "map_delete")
 
 Share = tuple[str, int]
@@ -684,3 +691,48 @@ def test_twenty_thousand_services(
             str(one.address) for one in services[number].backends
         ]
     assert rig.apply(*services[:-1], every=True).deleted == ["s19999"]
+
+
+# Hints
+
+PLACES = """#include "config.h"
+#include "abi.h"
+#include "hook/xdp.h"
+#include "lib/packet.h"
+#include "lib/clock.h"
+#include "lib/lines.h"
+#include "lib/tuple.h"
+#include "nat/maps.h"
+#include "nat/hint.h"
+int place(struct xdp_md *ctx)
+{
+	struct nat_name *name = (void *)(long)ctx->data;
+	__u32 *answer = (void *)(name + 1);
+	if ((void *)(answer + 1) > (void *)(long)ctx->data_end)
+		return XDP_DROP;
+	*answer = nat_hint_place(name);
+	return XDP_PASS;
+}
+"""
+
+
+def test_the_datapath_looks_for_hints_where_they_are() -> None:
+    config = "#define PYDP_COMPARE 0\n#define PYDP_DEPTH 2\n#define PYDP_FRAGS 0\n"
+    text = flatten(PLACES, include_dirs=[bpf_src()], virtual={"config.h": config})
+    draw, names = random.Random(3), []
+    with loader.load(loader.compile_source(text), "place", "xdp", {}) as program:
+        for number in range(200):
+            address = draw.randbytes(4) + bytes(12) if number % 2 else draw.randbytes(16)
+            names.append(name_key(address, draw.randrange(65536), (6, 17, 132)[number % 3], 4 if number % 2 else 6))
+            places = array("I", hints(names[-1], bytes(FRONTEND.size))[0])
+            assert testrun.run(program, names[-1] + bytes(44)).frame[20:24] == places.tobytes()
+    assert len(set(names)) == 200
+
+
+def test_who_answers_is_hinted(rig: Rig) -> None:
+    many = replace(parse_service("tcp:10.96.0.1:80=10.0.1.1:80,10.0.1.2:80,10.0.1.3:80"), name="many")
+    uneven = replace(parse_service("tcp:10.96.0.2:80=10.0.1.4:80*1,10.0.1.5:80*3"), name="uneven")
+    rig.apply(many, uneven)
+    numbers = [rig.datapath.records()[f"10.0.1.{number}:80"][0] for number in (1, 2, 3)]
+    assert numbers == list(range(numbers[0], numbers[0] + 3))
+    assert {one for one in memoryview(rig.maps["nat_hints"].raw()[1]).cast("I") if one} == {3 << 24 | numbers[0]}

@@ -14,6 +14,7 @@ from pydp.datapath import compose, specs
 from pydp.modes import bridge, count, ipip, nat, nat_rules, outer, peers, vxlan
 from pydp.modes import fdb as table
 from pydp.modes.base import Role
+from pydp.services import records
 from pydp.sources import bpf_src
 
 
@@ -103,6 +104,9 @@ def abi() -> Abi:
                 "NAT_PLACES": nat.MAX_PLACES,
                 "NAT_RULES": nat_rules.MAX_RULES,
                 "NAT_WAYS": nat.WAYS,
+                "NAT_HINTS": records.HINTS,
+                "NAT_HINT_SHIFT": records.HINT_SHIFT,
+                "NAT_HINT_BITS": records.HINT_BITS,
             },
         ),
         ("nat_port_flag", {"NAT_PORT_PRESENT": nat.PORT_PRESENT, "NAT_PORT_BRIDGE": nat.PORT_BRIDGE}),
