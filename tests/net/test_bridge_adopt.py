@@ -195,7 +195,7 @@ def test_settings_of_the_kernel_bridge_hold(segment: SegmentFactory, setting: st
             kernel_flush(ours)
 
         pair = Twins(theirs, ours, forget, (one, other))
-        pair.compare_random(20)
+        pair.compare_random(60)
         assert (count(ours.sw, "forward_port") > 0) == (setting != "no ageing")
 
 
