@@ -14,8 +14,6 @@ enum nat_limit {
 	NAT_HOPS = 1024, /* destinations of which a CPU keeps the next hop */
 	NAT_CLIENTS = 262144, /* clients of services with affinity */
 	NAT_PIECES = 16384, /* packets in fragments whose first one was seen */
-	NAT_HINTS = 262144, /* places in the table of hints */
-	NAT_HINT_SHIFT = 46, /* hash of a name to such a place */
 	NAT_HINT_BITS = 24, /* of a hint that are a backend's number; the others are how many there are */
 };
 
@@ -339,7 +337,7 @@ BPF_F_TABLE("hash", struct nat_name, __u32, nat_locals, NAT_PLACES, BPF_F_NO_PRE
 BPF_F_TABLE("hash", struct nat_name, struct nat_frontend, nat_frontends, NAT_FRONTENDS, BPF_F_NO_PREALLOC);
 /* Written by Python while running. By a hash of a frontend's name, where its backends begin and how many there are, as `row` has it: so they can be
  * read while the frontend is looked for. 0, what is out of date, and another frontend's do no harm. */
-BPF_TABLE("array", __u32, __u32, nat_hints, NAT_HINTS);
+BPF_TABLE("array", __u32, __u32, nat_hints, 1);
 /* Written by Python while running. By port in host's order: for how many services it is a port of every address of this host. */
 BPF_TABLE("array", __u32, __u32, nat_wild, 65536);
 /* Written by Python while running: numbers of backends, in runs that only a frontend written later points to. */

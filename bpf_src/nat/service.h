@@ -10,31 +10,6 @@ static __always_inline bool nat_is_local(struct nat_name *name, const __be32 *ad
 	return nat_locals.lookup(name);
 }
 
-/* This CPU's counter of a backend. */
-static __always_inline struct nat_count *nat_count_of(__u32 number)
-{
-	__u32 place = number * (__u32)STAGE_CONSTANT(STAGE_NAT, CONSTANT_CPUS) + bpf_get_smp_processor_id();
-	return nat_counts.lookup(&place);
-}
-
-/* Which of so many slots a flow gets. */
-static __always_inline __u32 nat_slot_of(__u64 hash, __u32 count)
-{
-	return (hash * 0xd6e8feb86659fd93ULL >> 32) * count >> 32;
-}
-
-/* Fetch the backend that NAME most likely has for a new flow, and its counter. They, the place of NAME in the hash map and what is there are lines
- * of memory that nobody has at hand where there are many services, and each would only be asked for when the one before has come. */
-static __always_inline void nat_fetch_ahead(const struct nat_name *name, __u64 hash)
-{
-	__u32 place = nat_hint_place(name), *hint = nat_hints.lookup(&place);
-	if (!hint || !*hint)
-		return;
-	__u32 number = (*hint & ((1 << NAT_HINT_BITS) - 1)) + nat_slot_of(hash, *hint >> NAT_HINT_BITS);
-	nat_fetch((void *)nat_backends.lookup(&number));
-	nat_fetch((void *)nat_count_of(number));
-}
-
 /* The frontend that a packet is addressed to; 0 for none. */
 static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 {
@@ -47,7 +22,7 @@ static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 	name->port = tuple->dport;
 	name->protocol = view->protocol;
 	name->version = view->version;
-	nat_fetch_ahead(name, s->hash);
+	nat_fetch_ahead(&s->view, s->hash);
 	struct nat_frontend *found = nat_frontends.lookup(name);
 	if (found)
 		return found;

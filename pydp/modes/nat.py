@@ -89,7 +89,8 @@ class NatMode(Mode):
         control=Control("nat_control", "nat_requests", "nat_cursor"),
         written=(
             "PYDP_NAT_FLOWS", "PYDP_NAT_BUCKETS", "PYDP_NAT_PLACES", "PYDP_NAT_PORT_LOW", "PYDP_NAT_PORT_COUNT",
-            "PYDP_NAT_TTL", "PYDP_NAT_HOP_LIMIT", *(f"PYDP_NAT_TIMEOUT_{name.upper()}" for name in TIMEOUTS),
+            "PYDP_NAT_HINT_SHIFT", "PYDP_NAT_TTL", "PYDP_NAT_HOP_LIMIT",
+            *(f"PYDP_NAT_TIMEOUT_{name.upper()}" for name in TIMEOUTS),
         ),
         claims=False,
         separate=True,
@@ -128,6 +129,7 @@ class NatMode(Mode):
             "PYDP_NAT_ACCOUNTING": int(options.accounting),
             "PYDP_NAT_PORT_LOW": low,
             "PYDP_NAT_PORT_COUNT": high - low + 1,
+            "PYDP_NAT_HINT_SHIFT": 64 - (_hints(options) - 1).bit_length(),
             "PYDP_NAT_TTL": context.defaults.ttl,
             "PYDP_NAT_HOP_LIMIT": context.defaults.hop_limit,
             **{f"PYDP_NAT_TIMEOUT_{name.upper()}": ticks for name, ticks in timeouts.items()},
@@ -141,6 +143,7 @@ class NatMode(Mode):
             "nat_rules": len(_rules(options, context)) + 1,
             "nat_locals": max(power_of_two(2 * len(_locals(context))), _FEWEST_LOCALS),
             "nat_frontends": 4 * services,
+            "nat_hints": _hints(options),
             "nat_failures": services,
             "nat_backends": backends,
             "nat_counts": backends * context.defaults.cpus,
@@ -172,6 +175,11 @@ def _check_port(link: Link) -> None:
 def _buckets(flows: int) -> int:
     """Each flow stands in the index twice, and half of the places stay free."""
     return max(4 * flows // WAYS, 1)
+
+
+def _hints(options: NatOptions) -> int:
+    """Places for hints: few frontends share one, and most of the table is at hand."""
+    return 16 * power_of_two(options.max_services)
 
 
 def _rules(options: NatOptions, context: Context) -> list[Rule]:

@@ -226,7 +226,7 @@ class Programmer:
 
     def _update_frontends(self, names: bytes, values: bytes) -> None:
         self._maps["nat_frontends"].update_raw(names, values)
-        self._maps["nat_hints"].update_raw(*hints(names, values))
+        self._maps["nat_hints"].update_raw(*hints(names, values, self._maps["nat_hints"].spec.max_entries))
 
     def _write_wild(self, ports: Iterable[int | None], *, leaving: bool) -> None:
         """How many names each of these ports has; LEAVING: with those that are to be deleted."""

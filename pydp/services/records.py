@@ -25,8 +25,9 @@ LAYOUTS = {
     "nat_hints": [],
     "nat_wild": [],
 }  # fmt: skip
-HINTS, HINT_SHIFT, HINT_BITS = 1 << 18, 46, 24  # enum nat_limit
+HINT_BITS = 24  # enum nat_limit
 _FACTORS = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # nat_hint_place()
+_WORD = (1 << 64) - 1
 _NAME_WORDS, _COUNT_AND_ROW = struct.Struct("=QQI"), struct.Struct("=8xI8xI")
 # enum nat_frontend_flag and nat_backend_flag
 AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT, ELSEWHERE = 1, 2, 4, 8, 16, 32
@@ -82,15 +83,15 @@ def row_of(slots: Sequence[int]) -> int:
     return first + 1 if slots and list(slots) == list(range(first, first + len(slots))) else 0
 
 
-def hints(names: bytes, frontends: bytes) -> tuple[bytes, bytes]:
-    """Keys and values of nat_hints for these structs nat_name and nat_frontend. Of several names in one place one gets
-    it.
+def hints(names: bytes, frontends: bytes, size: int) -> tuple[bytes, bytes]:
+    """Keys and values of nat_hints, which has that SIZE, a power of two, for these structs nat_name and nat_frontend.
+    Of several names in one place one gets it.
     """
+    shift = 64 - (size - 1).bit_length()
     one, other, last = _FACTORS
-    places = array("I", (
-        (first * one + second * other + end * last & 0xFFFFFFFFFFFFFFFF) >> HINT_SHIFT
-        for first, second, end in _NAME_WORDS.iter_unpack(names)
-    ))  # fmt: skip
+    words = _NAME_WORDS.iter_unpack(names)
+    hashes = (first * one + second * other + end * last & _WORD for first, second, end in words)
+    places = array("I", (((hash_ ^ hash_ >> 32) * one & _WORD) >> shift for hash_ in hashes))
     values = array("I", (
         count << HINT_BITS | row - 1 if row and count < 256 and row < 1 << HINT_BITS else 0
         for count, row in _COUNT_AND_ROW.iter_unpack(frontends)

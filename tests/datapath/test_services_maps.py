@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import signal
@@ -28,7 +29,7 @@ from pydp.services import numbers, stored
 from pydp.services.database import Database
 from pydp.services.model import Backend, BackendHealth, BackendState, Frontend, Health, Service, eligible
 from pydp.services.program import Programmer
-from pydp.services.records import FRONTEND, HINTS, hints, name_key
+from pydp.services.records import FRONTEND, hints, name_key
 from pydp.services.stored import load
 from pydp.services.text import parse_service
 from pydp.sources import bpf_src
@@ -46,6 +47,7 @@ KINDS = {
     "nat_backends": ("array", "__u32", "struct nat_backend", 0),
     "nat_failures": ("percpu_array", "__u32", "struct nat_failed", 0),
 }
+HINTS = 1 << 18
 SIZES = {
     "nat_frontends": 256, "nat_hints": HINTS, "nat_wild": 65536, "nat_slots": 4096, "nat_backends": 256,
     "nat_failures": 64,
@@ -710,21 +712,22 @@ int place(struct xdp_md *ctx)
 	__u32 *answer = (void *)(name + 1);
 	if ((void *)(answer + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	*answer = nat_hint_place(name);
+	*answer = nat_hint_place(name->address, name->port, name->protocol, name->version);
 	return XDP_PASS;
 }
 """
 
 
 def test_the_datapath_looks_for_hints_where_they_are() -> None:
-    config = "#define PYDP_COMPARE 0\n#define PYDP_DEPTH 2\n#define PYDP_FRAGS 0\n"
+    macros = {"COMPARE": 0, "DEPTH": 2, "FRAGS": 0, "NAT_HINT_SHIFT": 46}
+    config = "#define STAGE_NAT 0\n" + "".join(f"#define PYDP_{name} {value}\n" for name, value in macros.items())
     text = flatten(PLACES, include_dirs=[bpf_src()], virtual={"config.h": config})
     draw, names = random.Random(3), []
     with loader.load(loader.compile_source(text), "place", "xdp", {}) as program:
         for number in range(200):
             address = draw.randbytes(4) + bytes(12) if number % 2 else draw.randbytes(16)
             names.append(name_key(address, draw.randrange(65536), (6, 17, 132)[number % 3], 4 if number % 2 else 6))
-            places = array("I", hints(names[-1], bytes(FRONTEND.size))[0])
+            places = array("I", hints(names[-1], bytes(FRONTEND.size), HINTS)[0])
             assert testrun.run(program, names[-1] + bytes(44)).frame[20:24] == places.tobytes()
     assert len(set(names)) == 200
 
@@ -736,3 +739,11 @@ def test_who_answers_is_hinted(rig: Rig) -> None:
     numbers = [rig.datapath.records()[f"10.0.1.{number}:80"][0] for number in (1, 2, 3)]
     assert numbers == list(range(numbers[0], numbers[0] + 3))
     assert {one for one in memoryview(rig.maps["nat_hints"].raw()[1]).cast("I") if one} == {3 << 24 | numbers[0]}
+
+
+def test_hints_of_addresses_in_a_row_have_places_of_their_own() -> None:
+    """As many as chance gives each its own: of n names in m places m * (1 - e ** (-n / m))."""
+    first, count = int(IPv4Address("10.96.0.1")), HINTS // 2
+    names = (name_key((first + number).to_bytes(4, "big") + bytes(12), 80, 6, 4) for number in range(count))
+    places = array("I", hints(b"".join(names), bytes(FRONTEND.size * count), HINTS)[0])
+    assert len(set(places)) > 0.98 * HINTS * (1 - math.exp(-0.5))

@@ -193,6 +193,7 @@ def test_constants() -> None:
     assert (found["PYDP_NAT_TTL"], found["PYDP_NAT_HOP_LIMIT"]) == (61, 62)
     assert found["PYDP_NAT_TIMEOUT_ICMP"] == round(60 / ((1 << 24) / 1e9))
     assert found["PYDP_NAT_PLACES"] == MODE.sizes(*instance)["nat_devices"]
+    assert 1 << 64 - found["PYDP_NAT_HINT_SHIFT"] == MODE.sizes(*instance)["nat_hints"]
     assert {f"PYDP_NAT_TIMEOUT_{name.upper()}" for name in TIMEOUTS} < found.keys()
 
 
@@ -200,6 +201,7 @@ def test_sizes() -> None:
     sizes = MODE.sizes(*made(flows=1024, max_services=1000, max_backends=3000, max_slots=5))
     assert {name: sizes[name] for name in sizes if name not in ("nat_devices", "nat_rules", "nat_locals")} == {
         "nat_frontends": 4096, "nat_failures": 1024, "nat_backends": 4096, "nat_counts": 3 * 4096, "nat_slots": 8,
+        "nat_hints": 16384,
         "nat_flows": 1024, "nat_index": 512, "nat_recents": 3,
     }  # fmt: skip
     assert sizes["nat_rules"] == 1

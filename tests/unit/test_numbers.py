@@ -104,8 +104,6 @@ def abi() -> Abi:
                 "NAT_PLACES": nat.MAX_PLACES,
                 "NAT_RULES": nat_rules.MAX_RULES,
                 "NAT_WAYS": nat.WAYS,
-                "NAT_HINTS": records.HINTS,
-                "NAT_HINT_SHIFT": records.HINT_SHIFT,
                 "NAT_HINT_BITS": records.HINT_BITS,
             },
         ),
