@@ -70,10 +70,18 @@ static __always_inline bool vlan_has(const __u64 *slots, __u32 slot)
 	return slots[(slot >> 6) & 3] & (1ULL << (slot & 63));
 }
 
-/* 01:80:c2:00:00:0x, addressed to bridges themselves (IEEE 802.1Q table 8-1). */
+enum bridge_group {
+	BRIDGE_PROVIDER = 0xb801, /* bit N: 01:80:c2:00:00:0N passes by a bridge of service tags (BR_GROUPFWD_8021AD) */
+};
+
+/* 01:80:c2:00:00:0x, addressed to bridges themselves (IEEE 802.1Q table 8-1). The customers' ones pass by a provider's bridge; the kernel's own decides
+ * about its ports. */
 static __always_inline bool is_link_local(__u64 address)
 {
-	return (address & 0xf0ffffffffffULL) == 0x0000c28001ULL;
+	const bool provider = !PYDP_BRIDGE_ADOPTED && PYDP_BRIDGE_VLAN_FILTERING &&
+			      PYDP_BRIDGE_TAG_PROTOCOL == ETH_P_8021AD;
+	return (address & 0xf0ffffffffffULL) == 0x0000c28001ULL &&
+	       !(provider && BRIDGE_PROVIDER >> (address >> 40) & 1);
 }
 
 #define MAC_PAUSE 0x010000c28001ULL /* 01:80:c2:00:00:01 */

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import ctypes as ct
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpf import kept, libbpf
+from ebpf import kept, libbpf, loops
 from ebpf.abi import Abi, Codec, codec, stripped
 from ebpf.errors import CompileError, EbpfError, LayoutMismatch, NotPermitted, NotSupported, VerifierError
 from ebpf.headers import kernel_headers, kernel_release
@@ -321,6 +322,17 @@ def _bytecode(name: str, insns: bytes, by_fd: Mapping[int, str]) -> Bytecode:
     return Bytecode(name, insns, tuple(maps), tuple(constants))
 
 
+@functools.lru_cache(maxsize=64)
+def _straightened(given: Bytecode) -> Bytecode:
+    """With loops that every verifier takes."""
+    places = loops.fallthroughs_back(given.insns)
+    if not places:
+        return given
+    insns, moved = loops.with_jumps(given.insns, places)
+    maps = tuple((moved[at], name) for at, name in given.maps)
+    return Bytecode(given.name, insns, maps, tuple((moved[at], number) for at, number in given.constants))
+
+
 def load(
     compiled: Compiled,
     program: str,
@@ -337,7 +349,7 @@ def load(
     FRAGS lets an XDP program see frames of several buffers (MTU above about 3.5 kB). Raises VerifierError,
     NotPermitted, NotSupported.
     """
-    bytecode = compiled.programs[program]
+    bytecode = _straightened(compiled.programs[program])
     code = bytearray(bytecode.insns)
     for at, map_name in bytecode.maps:
         struct.pack_into("<i", code, at * 8 + 4, maps[map_name].fd)

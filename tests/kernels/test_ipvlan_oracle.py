@@ -22,7 +22,7 @@ from scapy.packet import Packet, Raw
 
 from pydp.lab import Namespace, Segment
 from tests.kernels.needs import examples, need_device
-from tests.net.bridging import OFFLOADS, SegmentFactory, attached, mac, port_mac, verdicts
+from tests.net.bridging import BROADCAST, OFFLOADS, SegmentFactory, attached, mac, port_mac, verdicts
 from tests.net.sharing import (
     CHILDREN,
     END,
@@ -124,8 +124,16 @@ def as_seen(frame: bytes, child: bytes) -> bytes:
 
 
 def is_noise(frame: bytes) -> bool:
-    """Is it of a stack that has only just come to life? Multicast listener reports and router solicitations."""
-    return frame[12:14] == b"\x86\xdd" and (frame[20] == 0 or (frame[20] == 58 and frame[54] in (133, 143)))
+    """Is it of a stack that has only just come to life, or looks for whom it is to send to? Multicast listener reports,
+    router solicitations, and what the host asks in its own name, in its own time.
+    """
+    if frame[12:14] == b"\x08\x06":
+        return frame[:12] == BROADCAST + OWN
+    if frame[12:14] != b"\x86\xdd":
+        return False
+    return frame[20] == 0 or (
+        frame[20] == 58 and (frame[54] in (133, 143) or (frame[54] == 135 and frame[6:12] == OWN))
+    )
 
 
 def silence(ns: Namespace) -> None:

@@ -63,5 +63,5 @@ def test_random_frames_come_out_as_from_the_kernel(
     segment: SegmentFactory, hook: str, adopt: bool, protocol: str
 ) -> None:
     with twins(segment, hook, protocol, adopt=adopt) as pair:
-        pair.compare_random(examples(24))
+        pair.compare_random(examples(96))
         assert count(pair.ours.sw, "forward_port") > 0  # else the comparison is of the kernel with itself

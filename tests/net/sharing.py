@@ -54,7 +54,7 @@ class Side:
         try:
             self.captures[sender].send(frame)
         except OSError as error:  # so the kernel's ipvlan device tells its sender of what it drops
-            if error.errno != errno.ENOBUFS:
+            if error.errno not in (errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH):
                 raise
         self.ends += 1
         ends = [self.end(self.ends, child) for child in range(1, len(self.captures))]
