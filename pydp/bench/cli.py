@@ -115,8 +115,9 @@ def _measure(args: argparse.Namespace) -> int:
             runner.measure(choice, found)
         except KeyboardInterrupt:
             found.interrupted = True
-        found.ended = machine.now()
-        _write(args, found)
+        finally:  # also when there is a fault in here: hours may have been measured
+            found.ended = machine.now()
+            _write(args, found)
     if found.interrupted:
         return INTERRUPTED
     return _FAILED if found.faults() or (args.check and found.missed()) else 0

@@ -146,13 +146,16 @@ class Sink:
 
     def pace(self, first: int, count: int) -> float:
         """Seconds per frame: the median over the stretches of MARK_EVERY frames from number FIRST on. Whoever takes the
-        CPU for a while spoils a stretch, not the measurement.
+        CPU for a while spoils a stretch, not the measurement. Raises BenchError when hardly any mark has arrived.
         """
         marks = range(-(-first // MARK_EVERY), (first + count - 1) // MARK_EVERY + 1)
         _, raw = self._marks.raw()
         times = memoryview(raw).cast("Q")
         taken = [times[mark % MARKS] for mark in marks]
-        return median(after - before for before, after in itertools.pairwise(taken)) / MARK_EVERY / 1e9
+        found = median(after - before for before, after in itertools.pairwise(taken)) / MARK_EVERY / 1e9
+        if found <= 0:
+            raise BenchError(f"of {count} frames so many were lost that there is no telling how fast the others were")
+        return found
 
     def settled(self, wanted: int) -> Arrivals:
         """What has arrived once WANTED packets have, or no more come."""
