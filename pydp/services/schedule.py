@@ -26,15 +26,25 @@ def random_slots(weights: Sequence[int]) -> list[int]:
 
 
 def _rounded(weights: Sequence[int], places: int) -> list[int]:
-    """PLACES in proportion to the weights, by largest remainder, but one for each at the least."""
-    total = sum(weights)
-    shares = [max(weight * places // total, 1) for weight in weights]
-    while missing := places - sum(shares):
-        step = 1 if missing > 0 else -1
-        able = [at for at, share in enumerate(shares) if share + step > 0]
-        able.sort(key=lambda at: step * (shares[at] * total - weights[at] * places))
-        for at in able[: abs(missing)]:
-            shares[at] += step
+    """PLACES in proportion to the weights, by largest remainder, but one for each at the least.
+
+    Those due less than one are given theirs first and the others share what is left, so that the heavy pay for the
+    light and nobody in between does.
+    """
+    sharing = list(range(len(weights)))
+    while True:
+        left = places - (len(weights) - len(sharing))
+        total = sum(weights[at] for at in sharing)
+        due_one = [at for at in sharing if weights[at] * left >= total]
+        if len(due_one) == len(sharing):
+            break
+        sharing = due_one
+    shares = [1] * len(weights)
+    for at in sharing:
+        shares[at] = weights[at] * left // total
+    sharing.sort(key=lambda at: weights[at] * left % total, reverse=True)
+    for at in sharing[: places - sum(shares)]:
+        shares[at] += 1
     return shares
 
 

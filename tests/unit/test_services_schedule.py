@@ -32,6 +32,7 @@ def keys(count: int, first: int = 0) -> list[bytes]:
         ([4, 6, 10], [2, 3, 5]),
         ([65535, 1], [4095, 1]),
         ([65535, 65534], [2048, 2048]),
+        ([1] * 8 + [3, 5203], [1] * 8 + [2, 4086]),
     ],
 )
 def test_shares(weights: list[int], shares: list[int]) -> None:
