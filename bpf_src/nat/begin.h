@@ -236,7 +236,9 @@ static __always_inline bool nat_concerns(struct nat_scratch *s, const struct nat
 	const struct tuple_view *view = &s->view;
 	if (view->kind != TUPLE_FLOW || !nat_begins(view))
 		return false;
-	const struct nat_frontend *frontend = nat_frontend(s);
+	struct nat_frontend *frontend = nat_frontend(s);
+	if (PYDP_EGRESS && !at->came_by)
+		frontend = nat_frontend_of_host(s, frontend);
 	s->served = !!frontend;
 	if (frontend) {
 		s->frontend = *frontend;

@@ -63,7 +63,11 @@ struct nat_name {
 	__be32 address[4]; /* IPv4 in the first word; 0 for every address of this host */
 	__be16 port;
 	__u8 protocol;
-	__u8 version; /* 4 or 6 */
+	__u8 version; /* 4 or 6, with NAT_NAME_HOST for clients on this host */
+};
+
+enum nat_name_flag {
+	NAT_NAME_HOST = 128,
 };
 
 enum nat_frontend_flag {
@@ -74,6 +78,7 @@ enum nat_frontend_flag {
 	NAT_FRONTEND_DSR = 8, /* backends answer the client themselves: what is for them is sent in IPIP */
 	NAT_FRONTEND_REDIRECT = 16, /* backends have no address: the host's own is meant */
 	NAT_FRONTEND_ELSEWHERE = 32, /* without slots, since only backends on other nodes could answer */
+	NAT_FRONTEND_HOST = 64, /* clients on this host have another, under its name with NAT_NAME_HOST */
 };
 
 struct nat_frontend {

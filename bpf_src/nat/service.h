@@ -36,6 +36,15 @@ static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 	return nat_frontends.lookup(name);
 }
 
+/* The frontend for clients on this host, if the one that was FOUND just now is not for them. */
+static __always_inline struct nat_frontend *nat_frontend_of_host(struct nat_scratch *s, struct nat_frontend *found)
+{
+	if (!found || !(found->flags & NAT_FRONTEND_HOST))
+		return found;
+	s->name.version |= NAT_NAME_HOST;
+	return nat_frontends.lookup(&s->name);
+}
+
 /* May connections to BACKEND begin? */
 static __always_inline bool nat_backend_takes(const struct nat_backend *backend)
 {

@@ -56,7 +56,14 @@ def _frontend(one: Frontend) -> dict[str, Any]:
         "port": one.port,
         "masquerade": one.masquerade,
         "local_only": one.local_only,
+        "host_exempt": one.host_exempt,
     }
+
+
+def _frontend_text(one: Frontend) -> str:
+    local = ", local backends only" if one.local_only else ""
+    exempt = " but for clients on this host" if one.host_exempt else ""
+    return f"{one}{', masqueraded' if one.masquerade else ''}{local}{exempt}"
 
 
 def backend_document(one: BackendShown) -> dict[str, Any]:
@@ -103,13 +110,9 @@ def details(one: ServiceShown) -> str:
     if service.health:
         about.append(f"health {health_text(service.health)} every {service.health.interval:g} s")
     failures = ", ".join(f"{count} {_FAILURES[key]}" for key, count in one.failures.items() if count)
-    fronts = [
-        f"{each}{', masqueraded' if each.masquerade else ''}{', local backends only' if each.local_only else ''}"
-        for each in service.frontends
-    ]
     lines = [
         f"{service.name}: {', '.join(about)}" + (f", from {service.source}" if service.source else ""),
-        *(f"  frontend {each}" for each in fronts),
+        *(f"  frontend {_frontend_text(each)}" for each in service.frontends),
         *([f"  connections that failed: {failures}"] if failures else []),
     ]
     rows = [backend_row(each) for each in one.backends]

@@ -118,7 +118,7 @@ def _standing(database: Database) -> tuple[int, ...]:
 
 def _needed(services: Sequence[Service]) -> tuple[int, ...]:
     """The same of services that are wanted."""
-    names = sum(len(one.versions) for service in services for one in service.frontends)
+    names = sum(len(one.versions) << one.host_exempt for service in services for one in service.frontends)
     backends = sum(2 if one.address is None else 1 for service in services for one in service.backends)
     return len(services), names, backends, sum(map(_slots, services))
 
@@ -126,6 +126,7 @@ def _needed(services: Sequence[Service]) -> tuple[int, ...]:
 def _slots(service: Service) -> int:
     """What the runs of a service take: one for each IP version, and for frontends that want local backends only."""
     kinds = {(version, one.local_only) for one in service.frontends for version in one.versions}
+    kinds |= {(version, False) for one in service.frontends for version in one.versions if one.host_exempt}
     found = 0
     for version, _ in kinds:
         weights = [one.weight for one in service.backends if one.address is None or one.address.version == version]

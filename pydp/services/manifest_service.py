@@ -92,7 +92,8 @@ def _affinity(spec: Table) -> float:
 class _Entrances:
     """By what addresses a Service is reached. Clients from outside come by node ports, external IPs and load balancers:
     they are masqueraded unless externalTrafficPolicy is Local, since an answer from another node would not come back
-    this way. kube-proxy gives clients on the node all backends by these addresses even then; here they get local ones.
+    this way. Even then this host itself gets all backends by these addresses. So do containers where kube-proxy was told
+    which they are (its clusterCIDR); here they are clients like others.
     """
 
     def __init__(self, table: Table, spec: Table, note: Note) -> None:
@@ -117,10 +118,11 @@ class _Entrances:
         found: dict[Address | None, Frontend] = {
             one: Frontend(protocol, one, number, local_only=self._inner_local) for one in self._own
         }
+        local = self._outer_local
         for one, at, version in outer:
             found.setdefault(
                 one,
-                Frontend(protocol, one, at, version, masquerade=not self._outer_local, local_only=self._outer_local),
+                Frontend(protocol, one, at, version, masquerade=not local, local_only=local, host_exempt=local),
             )
         return tuple(found.values())
 

@@ -46,7 +46,8 @@ class Frontend:
 
     ``address`` None is every address of this host, of IP version ``version``; 0 there means those that the service
     has backends of. With an address, the version follows from it. ``masquerade``: backends see this host as the
-    client. ``local_only``: only backends on this node answer.
+    client. ``local_only``: only backends on this node answer. ``host_exempt``: but all answer clients on this host
+    itself, and see this host.
     """
 
     protocol: Protocol
@@ -55,6 +56,7 @@ class Frontend:
     version: Literal[0, 4, 6] = 0
     masquerade: bool = False
     local_only: bool = False
+    host_exempt: bool = False
 
     @property
     def versions(self) -> tuple[int, ...]:

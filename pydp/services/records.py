@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pydp.services.model import ENDINGS, NUMBERS, Ending, Frontend, Service
-from pydp.services.rows import HOST, LOCAL_ONLY, BackendRow, FrontendRow, ServiceRow, frontend_of, padded
+from pydp.services.rows import HOST, HOST_EXEMPT, LOCAL_ONLY, BackendRow, FrontendRow, ServiceRow, frontend_of, padded
 
 # Their layout is compared with the maps' before anything is written.
 NAME = struct.Struct("=16s2sBB")
@@ -30,7 +30,8 @@ _FACTORS = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # nat_hin
 _WORD = (1 << 64) - 1
 _NAME_WORDS, _COUNT_AND_ROW = struct.Struct("=QQI"), struct.Struct("=8xI8xI")
 # enum nat_frontend_flag and nat_backend_flag
-AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT, ELSEWHERE = 1, 2, 4, 8, 16, 32
+AFFINITY, CONSISTENT, MASQUERADE, DSR, REDIRECT, ELSEWHERE, HOST_HAS_OTHER = 1, 2, 4, 8, 16, 32, 64
+FOR_HOST = 128  # NAT_NAME_HOST, in a name's version
 PRESENT, DRAINING, MOVE, RESET = 1, 2, 4, 8
 
 ENDING_FLAGS = tuple({"move": MOVE, "reset": RESET}[ending] for ending in ENDINGS)
@@ -62,8 +63,12 @@ def name_rows(row: ServiceRow, frontends: Sequence[FrontendRow], backends: Seque
         flags = common | (MASQUERADE if front.masquerade else 0)
         for version in versions:
             key = name_key(front.address, front.port, front.protocol, version)
-            kind = version | (LOCAL_ONLY if front.local_only else 0)
-            found.append(NameRow(key, kind, flags, front.port if front.address == HOST else None))
+            wild = front.port if front.address == HOST else None
+            if front.local_only == HOST_EXEMPT:
+                own = name_key(front.address, front.port, front.protocol, version | FOR_HOST)
+                found.append(NameRow(own, version, common | MASQUERADE, wild))
+                flags |= HOST_HAS_OTHER
+            found.append(NameRow(key, version | (LOCAL_ONLY if front.local_only else 0), flags, wild))
     return found
 
 
@@ -113,7 +118,7 @@ def keys_of(one: Frontend) -> list[bytes]:
 def frontend_of_key(key: bytes) -> Frontend:
     """The frontend that a struct nat_name stands for."""
     packed, port, protocol, version = NAME.unpack(key)
-    return frontend_of(FrontendRow(protocol, version, packed, int.from_bytes(port, "big"), False, False))
+    return frontend_of(FrontendRow(protocol, version & ~FOR_HOST, packed, int.from_bytes(port, "big"), False, False))
 
 
 def record(one: BackendRow, service: int) -> bytes:

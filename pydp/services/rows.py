@@ -25,6 +25,7 @@ from pydp.services.model import (
     Service,
 )
 
+HOST_EXEMPT = 2  # of FrontendRow.local_only
 LOCAL_ONLY = 8  # in the kind of a run, beside the IP version
 HOST = bytes(16)
 _STATES = tuple(BackendState)
@@ -47,7 +48,7 @@ class FrontendRow(NamedTuple):
     address: bytes
     port: int
     masquerade: int
-    local_only: int
+    local_only: int  # 1: for all clients, 2: but for those on this host
 
 
 class BackendRow(NamedTuple):
@@ -143,7 +144,7 @@ def frontend_rows(one: Service) -> list[FrontendRow]:
         FrontendRow(
             NUMBERS[front.protocol], front.version if front.address is None else front.address.version,
             HOST if front.address is None else padded(front.address), front.port,
-            front.masquerade, front.local_only,
+            front.masquerade, front.local_only << front.host_exempt,
         )
         for front in one.frontends
     ]  # fmt: skip
@@ -237,7 +238,8 @@ def frontend_of(one: FrontendRow) -> Frontend:
     address = address_of(_unpadded(one.version, one.address))
     version = 0 if address else one.version
     return Frontend(
-        _PROTOCOLS[one.protocol], address, one.port, version, bool(one.masquerade), bool(one.local_only)  # type: ignore[arg-type]
+        _PROTOCOLS[one.protocol], address, one.port, version, bool(one.masquerade), bool(one.local_only),  # type: ignore[arg-type]
+        host_exempt=one.local_only == HOST_EXEMPT,
     )  # fmt: skip
 
 

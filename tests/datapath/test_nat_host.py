@@ -92,6 +92,23 @@ def test_a_client_whose_backend_is_elsewhere(nat: MakeNat, net: Net, strict: boo
     assert (flow.state, flow.flags & FLOW_HOST) == ("ESTABLISHED", FLOW_HOST)
 
 
+def test_a_client_gets_backends_that_are_only_for_this_host(nat: MakeNat, net: Net) -> None:
+    """As kube-proxy has externalTrafficPolicy Local: backends on other nodes answer this host, nobody else."""
+    rig = nat()
+    service = parse_service(f"udp:{net.end(net.vip, 80)}={net.end(net.backend, 8080)}")
+    frontend = replace(service.frontends[0], local_only=True, host_exempt=True)
+    programmer = rig.serve(replace(service, frontends=(frontend,)))
+    net.routes(rig)
+    (asked, given), others = mine(net), Ends(net.client, 40001, net.vip, 80)
+    check(rig.host(leaving(datagram(asked), WORLD), WORLD), FORWARDED, leaving(datagram(given), WORLD))
+    refused = ("DROP_ELSEWHERE", DROP)
+    assert outcome(carry(rig, datagram(others), WORLD)) == refused
+    assert outcome(rig.send(leaving(datagram(others), WORLD), WORLD, hook="tc-egress", came_by=ELSEWHERE)) == refused
+    assert rig.maps["nat_failures"].sums() == {0: (2, 0, 0, 0)}
+    programmer.apply({service.name: None})
+    assert rig.maps["nat_frontends"].items() == []
+
+
 def test_a_client_whose_backend_is_on_the_way(nat: MakeNat, net: Net) -> None:
     """Answers come by the port that the request left by."""
     rig = nat()

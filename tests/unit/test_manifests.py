@@ -32,7 +32,7 @@ def one(*documents: Made) -> Service:
 
 def fronts(service: Service) -> list[str]:
     """Each with what is special about it."""
-    marks = {"masquerade": "m", "local_only": "l"}
+    marks = {"masquerade": "m", "local_only": "l", "host_exempt": "h"}
     return [
         " ".join([str(each), *(mark for key, mark in marks.items() if getattr(each, key))])
         for each in service.frontends
@@ -85,7 +85,7 @@ def test_each_port_is_a_service_and_finds_its_number_by_name_and_protocol() -> N
     ("document", "expected"),
     [
         (kube(NODEPORT, type="NodePort"), ["tcp:10.96.0.1:80", "tcp:any4:30080 m"]),
-        (kube(NODEPORT, type="NodePort", externalTrafficPolicy="Local"), ["tcp:10.96.0.1:80", "tcp:any4:30080 l"]),
+        (kube(NODEPORT, type="NodePort", externalTrafficPolicy="Local"), ["tcp:10.96.0.1:80", "tcp:any4:30080 l h"]),
         (kube(NODEPORT, type="NodePort", internalTrafficPolicy="Local"), ["tcp:10.96.0.1:80 l", "tcp:any4:30080 m"]),
         (kube(NODEPORT), ["tcp:10.96.0.1:80"]),
         (kube(type="NodePort"), ["tcp:10.96.0.1:80"]),
@@ -97,7 +97,7 @@ def test_each_port_is_a_service_and_finds_its_number_by_name_and_protocol() -> N
         (kube(NODEPORT, type="LoadBalancer", status=INGRESS, loadBalancerClass="x"),
          ["tcp:10.96.0.1:80", "tcp:198.51.100.7:80 m", "tcp:198.51.100.9:80 m", "tcp:any4:30080 m"]),
         (kube(type="LoadBalancer", status=INGRESS, externalTrafficPolicy="Local", allocateLoadBalancerNodePorts=False),
-         ["tcp:10.96.0.1:80", "tcp:198.51.100.7:80 l", "tcp:198.51.100.9:80 l"]),
+         ["tcp:10.96.0.1:80", "tcp:198.51.100.7:80 l h", "tcp:198.51.100.9:80 l h"]),
         (kube(clusterIPs=["10.96.0.1", "fd00::1"]), ["tcp:10.96.0.1:80", "tcp:[fd00::1]:80"]),
         (kube(NODEPORT, type="NodePort", clusterIP="fd00::1"), ["tcp:[fd00::1]:80", "tcp:any6:30080 m"]),
         (kube(NODEPORT, type="NodePort", clusterIPs=["fd00::1", "10.96.0.1"], externalIPs=["2001:db8::1"]),
