@@ -18,7 +18,7 @@ from pydp.bench.scenario import Comparison, Point, Scenario, Way
 from pydp.bench.traffic import LOSS_FREE, Traffic, delay
 from pydp.bench.tunnel_scenarios import ipip_encap, on_nodes, vxlan_encap
 
-LOADS = (10, 50, 90)  # percent of the rate without loss
+LOADS = {10: 0.03, 50: 0.3, 90: 1.0}  # percent of the rate without loss: s in which it is sought anew, after losses
 _ADDRESSES = 256
 _KERNEL, _NETFILTER = ("kernel",), ("iptables-nft", "nftables")
 _SERVICE, _FLOWS = "NAT of a service", "1000 flows of UDP"
@@ -93,7 +93,7 @@ def _scenarios(kind: Kind) -> Iterator[Scenario]:
         paths=_ways(kind, LOSS_FREE), comparisons=kind.comparisons,
         full=Plan(8, 0.8, 4), quick=Plan(5, 0.8, 2), brief=kind.brief,
     )  # fmt: skip
-    for load in LOADS:
+    for load, around in LOADS.items():
         yield Scenario(
             name=f"{kind.name}-latency-{load}",
             title=f"{kind.title}, 64-byte packets: one-way latency at {load} % of the rate without loss, median",
@@ -101,6 +101,7 @@ def _scenarios(kind: Kind) -> Iterator[Scenario]:
             paths=_ways(kind, delay(load)), comparisons=kind.comparisons,
             full=Plan(12, 0.1, 12), quick=Plan(8, 0.05, 8), brief=kind.brief and load == 50,
             point=Point(f"{kind.name}-latency", f"{kind.title}: latency", "% of the rate without loss", load),
+            around=around,
         )  # fmt: skip
 
 

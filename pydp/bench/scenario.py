@@ -11,8 +11,6 @@ from enum import StrEnum
 from pydp.bench.blocks import Measure, Plan
 from pydp.bench.statistics import Target
 
-_AROUND = 0.03  # s that a measurement takes beside its length
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -74,7 +72,8 @@ class Point:
 class Scenario:
     """One kind of traffic over several ways. Values are in ``unit``, shown divided by ``scale``, more being better
     unless ``less`` is; ``cpu_per`` says of what CPU time is told. A quick run leaves those out that are not
-    ``brief``, unless they are asked for by their names. A name begins with that of the suite.
+    ``brief``, unless they are asked for by their names. A name begins with that of the suite. ``around`` is how many
+    seconds a measurement takes beside its length: a tool that begins and ends, a rate that is sought anew.
     """
 
     name: str
@@ -89,6 +88,7 @@ class Scenario:
     less: bool = False
     brief: bool = True
     point: Point | None = None
+    around: float = 0.03
 
     @property
     def suite(self) -> str:
@@ -96,7 +96,7 @@ class Scenario:
 
     def seconds(self, plan: Plan) -> float:
         """What it may take by that plan, on a machine that has nothing else to do."""
-        once = sum(plan.seconds + _AROUND for _ in self.paths)
+        once = sum(plan.seconds + self.around for _ in self.paths)
         return sum(path.slow for path in self.paths) + min(2 * plan.blocks * once, plan.within) + once
 
     def with_again(self) -> Scenario:

@@ -17,7 +17,7 @@ from pydp.bench.nat_scenarios import NAT_SCENARIOS
 from pydp.bench.paths import Shape
 from pydp.bench.scenario import Comparison, Scenario
 from pydp.bench.statistics import Target
-from pydp.bench.streams import connect_request, request_response, tcp_stream
+from pydp.bench.streams import ROUND_TRIPS, connect_request, request_response, tcp_stream
 from pydp.bench.tunnel_curves import TUNNEL_CURVES
 from pydp.bench.tunnel_scenarios import TUNNEL_SCENARIOS
 
@@ -87,6 +87,7 @@ _ALL: tuple[Scenario, ...] = (
         ),
         comparisons=(Comparison("pydp", ("kernel",), Target(1.1)), Comparison("pydp", ("peer",))),
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1), brief=False,
+        around=ROUND_TRIPS,
     ),
     Scenario(
         name="bridge-connect",

@@ -19,6 +19,7 @@ from pydp.bench.cpus import Busy, pair, pinned
 from pydp.lab import IperfResult, LabError, Namespace, Nodes, Segment
 from pydp.lab.stream import Counters, Worker
 
+ROUND_TRIPS = 1.6  # s that sockperf takes beside the seconds that it is given
 _PORT = 7  # echo
 _PATIENCE = 5  # s
 _RATE = 4e9  # bits/s that are taken for granted before the first measurement

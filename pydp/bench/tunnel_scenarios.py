@@ -12,7 +12,7 @@ from pydp.bench.blocks import Measure, Plan
 from pydp.bench.frames import Generator, Sink
 from pydp.bench.scenario import Comparison, Scenario, Way
 from pydp.bench.statistics import Target
-from pydp.bench.streams import connect_request, request_response, tcp_stream
+from pydp.bench.streams import ROUND_TRIPS, connect_request, request_response, tcp_stream
 from pydp.bench.traffic import FLOOD, Port, Traffic
 from pydp.bench.tunnel_paths import TunnelPath
 from pydp.lab import Namespace, Nodes, ping, set_offloads
@@ -202,6 +202,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         paths=on_nodes(_TC, between_containers(request_response)),
         comparisons=(Comparison("pydp", ("kernel",), Target(1.25)),),
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1), brief=False,
+        around=ROUND_TRIPS,
     ),
     Scenario(
         name="vxlan-connect",

@@ -92,8 +92,8 @@ def _affinity(spec: Table) -> float:
 class _Entrances:
     """By what addresses a Service is reached. Clients from outside come by node ports, external IPs and load balancers:
     they are masqueraded unless externalTrafficPolicy is Local, since an answer from another node would not come back
-    this way. Even then this host itself gets all backends by these addresses. So do containers where kube-proxy was told
-    which they are (its clusterCIDR); here they are clients like others.
+    this way. Even then this host itself gets all backends by these addresses. With kube-proxy so do containers, if it
+    was told which they are (its clusterCIDR); here they are clients like others.
     """
 
     def __init__(self, table: Table, spec: Table, note: Note) -> None:
