@@ -3,7 +3,8 @@
 
     python -m tests.kernels.report FOLDER [--write README.md]
 
-FOLDER has one for each guest, named by its kernel's release, with junit.xml and programs.jsonl.
+FOLDER has one for each guest, named by its kernel's release, with tests.jsonl, programs.jsonl and, if it came to the
+end of its tests, ended.jsonl.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
-from tests.kernels.sampling import hook_of
+import pytest
+
+from tests.kernels.plugin import hook_of
 
 BEGIN, END = "<!-- `make kernels-table` writes this -->\n", "<!-- up to here -->\n"
 HOOKS = ("tc", "xdp", "xdp-generic")
@@ -46,26 +49,25 @@ class Guest:
 
 
 def read_guest(folder: Path) -> Guest:
-    """Without a junit.xml it has not come to its end: that is one failure."""
-    path, programs = folder / "junit.xml", folder / "programs.jsonl"
-    rows = [json.loads(line) for line in programs.read_text().splitlines()] if programs.exists() else []
-    if not path.exists():
-        return Guest(folder.name, {FAILED: 1}, rows)
-    tests: dict[str, int] = {}
+    """Not to have come to its end is one more failure."""
+    ended = {row["test"]: row["outcome"] for row in noted(folder, "tests")}  # of one that failed twice the last
+    tests = Counter(ended.values())
+    if not any(row["status"] <= pytest.ExitCode.TESTS_FAILED for row in noted(folder, "ended")):
+        tests[FAILED] += 1
     oracles: dict[tuple[str, str], list[str]] = {}
-    for case in ET.parse(path).getroot().iter("testcase"):
-        outcome = outcome_of(case)
-        tests[outcome] = tests.get(outcome, 0) + 1
-        file = case.get("classname", "").rpartition(".")[2]
-        if file in ORACLES and (hook := hook_of(case.get("name", "").partition("[")[2])):
+    for test, outcome in ended.items():
+        name, _, case = test.partition("[")
+        file = Path(name.partition("::")[0]).stem
+        if file in ORACLES and (hook := hook_of(case)):
             oracles.setdefault((file, hook), []).append(outcome)
-    return Guest(folder.name, tests, rows, oracles)
+    return Guest(folder.name, tests, noted(folder, "programs"), oracles)
 
 
-def outcome_of(case: ET.Element) -> str:
-    if case.find("failure") is not None or case.find("error") is not None:
-        return FAILED
-    return SKIPPED if case.find("skipped") is not None else PASSED
+def noted(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What a guest has noted under that name; a last line that it was killed in does not count."""
+    path = folder / f"{name}.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def summary(guests: Sequence[Guest], seconds: float) -> str:

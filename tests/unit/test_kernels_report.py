@@ -11,27 +11,31 @@ import pytest
 
 from pydp.modes import MODES
 from tests.kernels import report
-from tests.kernels.sampling import chosen, hook_of
+from tests.kernels.plugin import chosen, hook_of
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-JUNIT = """\
-<testsuites><testsuite>
-<testcase classname="tests.kernels.test_programs" name="test_the_verifier_takes_it[count-tc]"/>
-<testcase classname="tests.kernels.test_tunnel_oracle" name="test_the_same_goes_out[ipip-tc]"/>
-<testcase classname="tests.kernels.test_tunnel_oracle" name="test_the_same_goes_out[ipip-xdp]"><failure/></testcase>
-<testcase classname="tests.kernels.test_tunnel_oracle" name="test_the_same_goes_out[sit-tc]"><skipped/></testcase>
-<testcase classname="tests.datapath.test_count" name="test_a[1]"><error/></testcase>
-</testsuite></testsuites>
-"""
+TESTS = [
+    ("tests/kernels/test_programs.py::test_the_verifier_takes_it[count-tc]", "passed"),
+    ("tests/kernels/test_tunnel_oracle.py::test_the_same_goes_out[ipip-tc]", "passed"),
+    ("tests/kernels/test_tunnel_oracle.py::test_the_same_goes_out[ipip-xdp]", "failed"),
+    ("tests/kernels/test_tunnel_oracle.py::test_the_same_goes_out[sit-tc]", "skipped"),
+    ("tests/datapath/test_count.py::test_a[1]", "passed"),
+    ("tests/datapath/test_count.py::test_a[1]", "failed"),  # after its call
+]
 
 
 def row(case: str, hook: str, outcome: str = "passed", links: tuple[str, ...] = ("tcx",)) -> dict[str, object]:
     return {"case": case, "mode": case.partition(",")[0], "hook": hook, "outcome": outcome, "links": links}
 
 
+def write(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Of two guests, and of one that broke down."""
+    """Of two guests, of one that was cut short, and of one that broke down."""
     rows = {
         "6.1.0-50-amd64": [
             row("count", "tc", links=("clsact",)),
@@ -41,9 +45,12 @@ def results(tmp_path: Path) -> Path:
         "6.12.9+deb13-amd64": [row("count", "tc"), row("count", "xdp", "skipped")],
     }
     for release, content in rows.items():
-        (tmp_path / release).mkdir()
-        (tmp_path / release / "programs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in content))
-        (tmp_path / release / "junit.xml").write_text(JUNIT)
+        write(tmp_path / release, "programs", content)
+        write(tmp_path / release, "tests", [{"test": test, "outcome": outcome} for test, outcome in TESTS])
+        write(tmp_path / release, "ended", [{"status": 1}])
+    write(tmp_path / "6.17", "tests", [{"test": "a", "outcome": "passed"}])
+    with (tmp_path / "6.17" / "tests.jsonl").open("a") as file:
+        file.write('{"test": "b", "outc')
     (tmp_path / "6.18").mkdir()
     return tmp_path
 
@@ -65,10 +72,10 @@ def test_the_table_has_modes_by_kernels_and_hooks(results: Path) -> None:
 
 
 def test_the_last_line_is_as_pytests(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The guest that brought nothing back is a failure, of which nothing else would tell."""
+    """A guest that did not come to its end is a failure, of which nothing else would tell."""
     assert report.main([str(results), "--seconds", "75.5"]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.strip("= ") == "5 failed, 4 passed, 2 skipped in 75.50s (0:01:15)"
+    assert last.strip("= ") == "6 failed, 5 passed, 2 skipped in 75.50s (0:01:15)"
     assert re.fullmatch(r"=+ .* =+", last)
 
 

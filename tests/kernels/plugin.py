@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plugin of `make test-kernels`: of each packet test the first case on each hook; and what fails is told at once.
+"""Plugin of `make test-kernels`: of each packet test the first case on each hook; how each test ended is noted at once,
+so that a run that is cut short has found what it has found, and what failed is told.
 
 Emulation takes twenty times as long; what a kernel decides (which programs it takes, what its helpers do) does not
 hang on the numbers in a packet, and all cases run on the machine's own kernel.
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.kernels.needs import note
 
 HOOKS = ("tc", "xdp")
 WHERE = Path(__file__).parents[1] / "datapath"
@@ -42,6 +45,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A whole run takes too long to wait for its end."""
+    """A test is its call; what comes before is noted if it skips or fails, and what comes after if it fails."""
+    if report.when == "call" or report.failed or (report.skipped and report.when == "setup"):
+        note("tests", {"test": report.nodeid, "outcome": report.outcome})
     if report.failed:
         print(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}", flush=True)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    note("ended", {"status": int(exitstatus)})
