@@ -81,7 +81,8 @@ class Capture:
 
     def send(self, frame: bytes) -> None:
         """Send a frame out of the device. Raises OSError: EMSGSIZE above the MTU, ENETDOWN when the device is down."""
-        self._sock.send(frame)
+        # Not by the socket's own protocol, all: not every device has the kernel look into the frame then (ipvlan).
+        self._sock.sendto(frame, (self._where[1], int.from_bytes(frame[12:14], "big")))
 
     def frames(self, count: int, *, timeout: float = 2) -> list[bytes]:
         """Take the next ``count`` frames, or those that came within ``timeout`` seconds."""

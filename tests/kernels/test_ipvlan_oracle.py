@@ -125,8 +125,10 @@ def as_seen(frame: bytes, child: bytes) -> bytes:
 
 def is_noise(frame: bytes) -> bool:
     """Is it of a stack that has only just come to life, or looks for whom it is to send to? Multicast listener reports,
-    router solicitations, and what the host asks in its own name, in its own time.
+    router solicitations, and what the host asks in its own name, or says of who did not answer, in its own time.
     """
+    if frame[12:14] == b"\x08\x00":
+        return frame[6:12] == OWN and frame[15] == 0xC0 and frame[23] == 1 and frame[34] == 3
     if frame[12:14] == b"\x08\x06":
         return frame[:12] == BROADCAST + OWN
     if frame[12:14] != b"\x86\xdd":
