@@ -21,6 +21,7 @@ from tests.datapath.harness import Result
 from tests.datapath.ipip_rig import PORT, STATION, THERE, IpipRig, Net
 from tests.datapath.recents import Recents, place
 from tests.datapath.test_ipip import FIXED, INHERITED, aged, told
+from tests.kernels.needs import at_full_speed
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -91,6 +92,7 @@ def eventually(done: Callable[[], bool]) -> None:
     assert any(done() for _ in range(50))
 
 
+@at_full_speed
 @pytest.mark.parametrize("way", WAYS)
 def test_it_is_taken(rig: IpipRig, way: str) -> None:
     """What is kept is what is sent: here a mark that the long way does not know."""

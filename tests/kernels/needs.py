@@ -19,6 +19,9 @@ _SLOW = 4  # how many times as few a guest does, which is emulated
 One = TypeVar("One")
 
 
+at_full_speed = pytest.mark.skipif(RESULTS in os.environ, reason="takes several packets within 17 ms: not in emulation")
+
+
 def examples(many: int) -> int:
     """How many random ones to try: so MANY, and fewer in a guest."""
     return many // _SLOW if RESULTS in os.environ else many
