@@ -51,6 +51,7 @@ from tests.datapath.nat_net import (
 from tests.datapath.nat_rig import NEIGHBOUR, NatRig
 from tests.datapath.rewrite_packets import IPV4, IPV6
 from tests.datapath.rewrite_rig import Ends
+from tests.kernels.needs import examples
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -244,7 +245,7 @@ def recomputed(frame: bytes) -> bytes:
 
 
 @given(exchanged=st.lists(exchanges(), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 def test_there_and_back_is_the_identity(nat: MakeNat, exchanged: list[Exchange]) -> None:
     """Of several flows one among the other: what answers a translated packet comes back as what answers the packet
     itself, and checksums that were right are right.

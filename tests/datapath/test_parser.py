@@ -38,6 +38,7 @@ from tests.datapath.frames import (
     SCTPChunkData,
 )
 from tests.datapath.harness import HOOKS, prelude_of, probe_of
+from tests.kernels.needs import examples
 
 FRAGMENT, LATER, TRUNCATED = 1, 2, 4  # enum packet_flag
 EXTENSIONS = (IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, IPv6ExtHdrFragment, IPv6ExtHdrDestOpt, AH)
@@ -235,13 +236,13 @@ def _frames(draw: st.DrawFn) -> bytes:
     return bytes(packet / inner)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frame=_frames())
 def test_parser_agrees_with_scapy(parse: Parser, frame: bytes) -> None:
     assert parse(frame) == expected(frame, parse.metadata)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["0800", "86dd", "8100", "88a8", "8100000108004500", "86dd60"]), rest=st.binary(max_size=300)
 )

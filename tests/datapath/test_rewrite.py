@@ -44,6 +44,7 @@ from tests.datapath.rewrite_packets import (
     v6,
 )
 from tests.datapath.rewrite_rig import FLOW, LATER, OTHER, Ends, Rewriter
+from tests.kernels.needs import examples
 
 
 def cases() -> Iterator[Any]:
@@ -171,7 +172,7 @@ def test_every_length(plain: Rewriter, build: Build, before: Ends, after: Ends, 
 addresses4 = st.integers(1, 2**32 - 1).map(lambda n: ".".join(str(n >> s & 255) for s in (24, 16, 8, 0)))
 addresses6 = st.binary(min_size=16, max_size=16).map(lambda b: ":".join(b.hex()[i : i + 4] for i in range(0, 32, 4)))
 ports = st.integers(0, 65535)
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def ends_of(addresses: Any) -> Any:

@@ -14,6 +14,7 @@ from tests.datapath.conftest import MakeRig
 from tests.datapath.frames import BROADCAST, IP, TCP, Dot1AD, Ether, IPv6, IPv6ExtHdrHopByHop, eth, mac, tagged
 from tests.datapath.harness import DROP, PASS, REDIRECT, Rig
 from tests.datapath.test_bridge import adopting
+from tests.kernels.needs import examples
 
 CHILDREN = {"child": ("p1=10.0.0.1", "p2=10.0.0.2,fd00::2")}
 VLANS = {"vlan_filtering": True, "vlan": ("p0=10:pvid:untagged", "p1=10", "p2=10:untagged")}
@@ -74,7 +75,7 @@ _types = st.sampled_from(["", "0800", "86dd", "8100000a0800", "8100600a", "88a80
 def test_random_frames(rig: MakeRig, which: str) -> None:
     made = rig(**RIGS[which])  # what one example taught stays for the next
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(
         addresses=st.one_of(_known, st.binary(min_size=12, max_size=12)),
         kind=_types.map(bytes.fromhex),

@@ -4,7 +4,7 @@
 cache=/var/cache/pydp/compiled
 mkdir -p "$PYDP_LAB_RESULTS/compiled"
 before=$(ls "$cache" 2>/dev/null)
-python -m pytest -v -o cache_dir=/run/pytest -p tests.kernels.plugin "$@"
+python -m pytest -v --timeout 900 -o cache_dir=/run/pytest -p tests.kernels.plugin "$@"
 status=$?
 mapfile -t new < <(comm -13 <(sort <<<"$before") <(find "$cache" -type f -name '[0-9a-f]*' -printf '%f\n' 2>/dev/null | sort))
 for name in "${new[@]}"; do
