@@ -31,6 +31,7 @@ from tests.datapath.nat_net import (
 from tests.datapath.nat_rig import Flow, NatRig
 from tests.datapath.rewrite_packets import IPV4, IPV6
 from tests.datapath.rewrite_rig import Ends
+from tests.kernels.needs import at_full_speed
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -204,6 +205,7 @@ def connect_out(rig: NatRig, asked: Ends, given: Ends) -> None:
     check_forwarded(rig, segment(asked, "A"), FIRST, segment(given, "A"), WORLD)
 
 
+@at_full_speed
 def test_no_two_flows_are_answered_alike(nat: MakeNat) -> None:
     rig, net = nat(options=BOTH), NETS[4]
     net.routes(rig)

@@ -533,7 +533,7 @@ def test_ids_count_up(rig: MakeRig) -> None:
     made = make(rig)
     sent = encap(made, udp4(), ident=0xFFFF)
     assert IP(sent.frame[14:]).id == 0xFFFF
-    assert next_ids(made) == {0xFFFF, 0}
+    assert next_ids(made) - {0xFFFF} == {0}  # other CPUs, if there are any, have sent nothing
 
 
 def next_ids(rig: Rig) -> set[int]:
