@@ -159,6 +159,14 @@ def _tidy(cache: Path, name: str, keep: Path) -> None:
     """Remove trees of the same headers that no longer fit, and what killed processes left."""
     outdated = re.compile(re.escape(name) + r"-[0-9a-f]{16}")
     for path in cache.iterdir():
-        abandoned = path.name.startswith(".new-") and time.time() - path.lstat().st_mtime > _ABANDONED
-        if path != keep and (outdated.fullmatch(path.name) or abandoned):
+        if path != keep and (outdated.fullmatch(path.name) or _is_abandoned(path)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(path: Path) -> bool:
+    if not path.name.startswith(".new-"):
+        return False
+    try:
+        return time.time() - path.lstat().st_mtime > _ABANDONED
+    except FileNotFoundError:  # whoever built there is done
+        return False

@@ -168,8 +168,19 @@ def test_a_failure_leaves_nothing(root: Path, cache: Path, monkeypatch: pytest.M
 def test_many_at_once_agree_on_one_tree(root: Path, cache: Path) -> None:
     split(root)
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda _: find(root, cache), range(16)))
+        found = set(pool.map(lambda _: find(root, cache), range(64)))
     assert list(cache.iterdir()) == list(found)
+
+
+def test_what_another_builds_may_be_gone_when_it_is_looked_at(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split(root)
+    tree = find(root, cache)
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([*listed(path), path / ".new-gone"]))
+    tree.rename(cache / "moved")
+    assert find(root, cache) == tree
 
 
 def test_a_link_in_place_of_the_cache_is_refused(root: Path, cache: Path, tmp_path: Path) -> None:
