@@ -37,7 +37,7 @@ def test_readme_is_up_to_date() -> None:
 
 @kept
 def test_the_results_that_are_kept_are_of_one_whole_run() -> None:
-    """Of all that there is, not cut short, with blocks enough to say something of each way."""
+    """Of all that there is, not cut short, without a fault, and with a block at the least of each."""
     found = document.load(KEPT)
     assert not found.interrupted
     assert not found.options["quick"]

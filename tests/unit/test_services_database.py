@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ebpf.errors import MapFull
 from pydp.errors import NotAllowed, NothingAttached, PydpError
 from pydp.services import numbers
+from pydp.services.attach import _needed, _standing
 from pydp.services.database import Database
 from pydp.services.model import (
     ENDINGS,
@@ -338,6 +339,18 @@ def test_services_are_read_back(service: Service) -> None:
     assert stored.service == service
     assert len({row.number for row in stored.backends}) == len(stored.backends)
     assert all(row.generation for row in stored.backends)
+
+
+@given(services())
+def test_an_attach_makes_room_for_what_a_service_takes(service: Service) -> None:
+    with Database.in_memory() as database:
+        with database.transaction() as connection:
+            Slots(connection).reset(1 << 12)
+            change = Change(database, LIMITS)
+            change.want({"s": service}, {})
+            change.write()
+        taken = _standing(database)
+    assert all(needed >= there for needed, there in zip(_needed([service]), taken, strict=True))
 
 
 @given(services(), st.sampled_from([4, 6]), st.booleans())
