@@ -230,13 +230,17 @@ def test_every_scenario_compares_paths_that_it_has() -> None:
 
 
 def test_less_time_makes_measurements_shorter_and_blocks_fewer() -> None:
-    def chosen(minutes: float | None) -> runner.Choice:
+    def chosen(within: float | None) -> runner.Choice:
         return runner.choose(
-            ["bridge"], quick=False, blocks_wanted=None, noise=0.6, again=False, within=minutes and minutes * 60
+            ["bridge"], quick=False, blocks_wanted=None, noise=0.6, again=False, within=within and within * 60
         )
 
-    whole, bounded, little = chosen(None), chosen(10), chosen(0.01)
-    assert sum(bounded.seconds().values()) <= bounded.within == 600 < sum(whole.seconds().values())
+    def minutes(choice: runner.Choice) -> float:
+        return sum(choice.seconds().values()) / 60
+
+    whole, little = chosen(None), chosen(0.01)
+    bounded = chosen((minutes(little) + minutes(whole)) / 2)
+    assert minutes(little) < minutes(bounded) <= bounded.within / 60 < minutes(whole)
     for (one, plan), (_, least) in zip(bounded.scenarios, little.scenarios, strict=True):
         assert least.blocks == 5
         assert least.seconds == min(one.quick.seconds, one.full.seconds)
