@@ -17,3 +17,31 @@ int limit_peer(struct __sk_buff *ctx)
 {
 	return bpf_redirect_peer(CONSTANT(0), 0);
 }
+
+enum limit_tunnel {
+	LIMIT_VXLAN = 50, /* bytes that VXLAN over IPv4 adds */
+};
+
+/* Out of that device with the bytes of VXLAN behind the Ethernet header, which decide nothing, and told to cut up frames as VXLAN asks:
+ * the limit of all that encapsulate. What is not IP goes as it is: the kernel opens no other frame. */
+int limit_vxlan_in(struct __sk_buff *ctx)
+{
+	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+			    BPF_F_ADJ_ROOM_ENCAP_L2(14) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+	if (!bpf_skb_adjust_room(ctx, LIMIT_VXLAN, BPF_ADJ_ROOM_MAC, flags)) {
+		__u64 *room = (void *)(long)ctx->data + 16;
+		if ((void *)(room + LIMIT_VXLAN / 8) > (void *)(long)ctx->data_end)
+			return TC_ACT_SHOT;
+#pragma unroll
+		for (int i = 0; i < LIMIT_VXLAN / 8; i++)
+			room[i] = 0x4500;
+	}
+	return bpf_redirect(CONSTANT(0), 0);
+}
+
+/* To that device's peer at once, without them. */
+int limit_vxlan_out(struct __sk_buff *ctx)
+{
+	bpf_skb_adjust_room(ctx, -LIMIT_VXLAN, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	return bpf_redirect_peer(CONSTANT(0), 0);
+}

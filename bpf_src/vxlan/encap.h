@@ -92,9 +92,6 @@ static __always_inline enum verdict vxlan_wrap(hook_ctx *ctx, struct packet *pac
 {
 	__be32 local[4];
 	vxlan_local(local);
-	const __u64 l3 = PYDP_TUNNEL_IPV6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-	const __u64 flags = l3 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) |
-			    BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
 	struct outer outer = {
 		.saddr = local,
 		.daddr = vtep->address,
@@ -111,7 +108,7 @@ static __always_inline enum verdict vxlan_wrap(hook_ctx *ctx, struct packet *pac
 	if (data + ETH_HLEN > hook_data_end(ctx))
 		return PUNT_ERROR;
 	ethernet_read(&inner_header, data);
-	if (!hook_open(ctx, VXLAN_ROOM, flags))
+	if (!hook_open(ctx, VXLAN_ROOM, VXLAN_OPENS))
 		return PUNT_PROTOCOL; /* a GSO frame of other than TCP and UDP */
 	data = hook_data(ctx);
 	if (data + VXLAN_FIRST > hook_data_end(ctx))

@@ -16,6 +16,11 @@ enum vxlan_layout {
 	VXLAN_HEADERS = ETH_HLEN + 60, /* of an inner packet: what is looked at on the way out */
 };
 
+/* What hook_open() is told of the headers that come before the frame. */
+#define VXLAN_OPENS                                                                         \
+	((PYDP_TUNNEL_IPV6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) | \
+	 BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+
 enum vxlan_port_flag {
 	VXLAN_PRESENT = 1, /* the slot is in use */
 	VXLAN_PEER = 2, /* a veth whose peer may be handed frames at once */

@@ -27,7 +27,7 @@ struct recent_target {
 	__u16 high; /* up to here, not included */
 	__u64 words[6]; /* outer headers, with 0 for what differs between packets */
 	__u16 last; /* their end */
-	__u16 pad;
+	__u16 peer; /* of what comes out of the tunnel: a veth whose peer may be handed it at once */
 	__u32 sum; /* of the outer IPv4 header as it stands there: 16 bits */
 };
 

@@ -77,6 +77,18 @@ def bare(how: str, hook: str = "xdp") -> TunnelPath:
     )  # fmt: skip
 
 
+def bare_peer() -> TunnelPath:
+    """tc on both nodes that sends everything on, as it is: to the other node, and at once into the container."""
+    build = functools.partial(_bare_peer, out="limit_redirect", back="limit_peer")
+    return TunnelPath("peer", "bare tc bpf_redirect and bpf_redirect_peer", build, encapsulates=False, bare=True)
+
+
+def bare_peer_tunnel() -> TunnelPath:
+    """The same with the bytes of VXLAN added and taken off."""
+    build = functools.partial(_bare_peer, out="limit_vxlan_in", back="limit_vxlan_out")
+    return TunnelPath("bytes", "bare tc that adds and takes off as many bytes", build, bare=True)
+
+
 def bare_tunnel(kind: str, way: str) -> TunnelPath:
     """XDP that sends everything on with the bytes of a tunnel of that KIND added (WAY "in") or taken off ("out")."""
     title = f"bare XDP that {'adds' if way == 'in' else 'takes off'} as many bytes"
@@ -126,6 +138,13 @@ def attach_mode(node: Node, stack: ExitStack, mode: str, hook: str, options: Map
     datapath = node.ns.call(Datapath)
     instance = node.ns.call(datapath.attach, Request(mode, (node.dev,), hook=hook, options=options))
     stack.callback(node.ns.call, datapath.detach, [instance.name])
+
+
+def _bare_peer(nodes: Nodes, stack: ExitStack, *, out: str, back: str) -> None:
+    for node in nodes.nodes:
+        (port,) = node.ports
+        paths.redirect(node.ns, stack, "tc", out, port, node.dev)
+        paths.redirect(node.ns, stack, "tc", back, node.dev, port)
 
 
 def _bare(nodes: Nodes, stack: ExitStack, *, program: str, hook: str = "xdp") -> None:

@@ -136,7 +136,7 @@ _VXLAN = (
     Comparison("pydp", ("bytes",)),
 )
 _IPIP = (Comparison("pydp", _BARE_NAMES, Target(0.85)), Comparison("pydp", ("bytes",)))
-_TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc", both=True))
+_TC = (_KERNEL, tunnel_paths.pydp_vxlan("tc", both=True), tunnel_paths.bare_peer_tunnel())
 
 
 def _packets(
@@ -184,6 +184,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         comparisons=(
             Comparison("pydp", ("kernel",), Target(1.1)),
             Comparison("pydp", ("kernel",), per_cpu=True),
+            Comparison("pydp", ("bytes",)),
         ),
         full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1),
     ),
@@ -192,15 +193,22 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         title="VXLAN, tc, TCP stream between containers of two nodes, MTU 9000",
         unit="Gb/s", scale=1e9, cpu_per="kB",
         paths=on_nodes(_TC, between_containers(tcp_stream, JUMBO)),
-        comparisons=(Comparison("pydp", ("kernel",)), Comparison("pydp", ("kernel",), per_cpu=True)),
+        comparisons=(
+            Comparison("pydp", ("kernel",)),
+            Comparison("pydp", ("kernel",), per_cpu=True),
+            Comparison("pydp", ("bytes",)),
+        ),
         full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=False,
     ),
     Scenario(
         name="vxlan-request",
         title="VXLAN, tc, TCP request/response between containers of two nodes, 64 bytes",
         unit="k/s", scale=1e3, cpu_per="request",
-        paths=on_nodes(_TC, between_containers(request_response)),
-        comparisons=(Comparison("pydp", ("kernel",), Target(1.25)),),
+        paths=on_nodes((*_TC, tunnel_paths.bare_peer()), between_containers(request_response)),
+        comparisons=(
+            Comparison("pydp", ("kernel",), Target(1.25)), Comparison("pydp", ("bytes",)),
+            Comparison("bytes", ("kernel",)), Comparison("pydp", ("peer",)),
+        ),
         full=Plan(12, 1, 6), quick=Plan(5, 1, 1), brief=False,
         around=ROUND_TRIPS,
     ),
@@ -209,7 +217,7 @@ TUNNEL_SCENARIOS: tuple[Scenario, ...] = (
         title="VXLAN, tc, TCP connect, request, close between containers of two nodes",
         unit="k/s", scale=1e3, cpu_per="connection",
         paths=on_nodes(_TC, between_containers(connect_request)),
-        comparisons=(Comparison("pydp", ("kernel",)),),
+        comparisons=(Comparison("pydp", ("kernel",)), Comparison("pydp", ("bytes",))),
         full=Plan(12, 1, 6), quick=Plan(5, 0.3, 1), brief=False,
     ),
     _packets_on_tc("vxlan", "in", tunnel_paths.pydp_vxlan("tc"), vxlan_encap),

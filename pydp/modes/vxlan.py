@@ -87,7 +87,7 @@ class VxlanMode(Mode):
         tails={"vxlan_tails": "vxlan_copies"},
         control=Control("fdb_control", "fdb_requests", "fdb_cursor"),
         finishes=True,
-        short=frozenset({"xdp"}),
+        short=frozenset({"tc", "xdp"}),
         promiscuous=frozenset({Role.PORT}),
         written=(
             "PYDP_VXLAN_COMPANION", "PYDP_VXLAN_KNOWN", "PYDP_VXLAN_VTEPS", "PYDP_FDB_BUCKETS", "PYDP_FDB_AGEING",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The short way of mode vxlan on XDP (bpf_src/vxlan/again.h): that it is taken, by whom, and what ends it.
+"""The short way of mode vxlan (bpf_src/vxlan/again.h): that it is taken, by whom, and what ends it.
 
 That it sends and counts what the long way does, test_vxlan.py sees: there every frame for a VTEP goes twice.
 """
@@ -41,8 +41,8 @@ INSTANT = 0.05  # s: longer than a record is good for
 
 
 @pytest.fixture
-def made(rig_on: Callable[..., Rig]) -> Rig:
-    return make(lambda **options: rig_on("xdp", **options))
+def made(rig: MakeRig) -> Rig:
+    return make(rig)
 
 
 def address(number: int) -> bytes:
@@ -83,17 +83,35 @@ def test_frames_into_the_tunnel_take_it(made: Rig) -> None:
 
 
 def test_packets_out_of_the_tunnel_take_it(made: Rig) -> None:
-    """Here a record is made to say that longer ones may go there than the long way lets through."""
-    short, packet = outer(INNER["udp"]), outer(eth(1, 9, size=1519))
-    assert made.send(packet).verdict == "DROP_MTU"
-    verdict = ""
-    for _ in range(50):
-        made.send(short)
-        mark(made, 1, out=True, longest=9000)
-        verdict = made.send(packet).verdict
-        if verdict == "FORWARD_DECAP":
-            break
-    assert verdict == "FORWARD_DECAP"
+    assert any(takes_it(made, udp4(1519, dst=1, src=9)) for _ in range(50))
+
+
+@pytest.mark.parametrize("inner", [INNER["other"] + bytes(1455), tcp6(1519, dst=1, src=9)], ids=["other", "tcp6"])
+def test_on_tc_what_changes_the_protocol_never_takes_it(made: Rig, inner: bytes) -> None:
+    """The stack has to be told, or is not told at all."""
+    assert any(takes_it(made, inner) for _ in range(50)) == (made.hook == "xdp")
+
+
+def takes_it(rig: Rig, inner: bytes) -> bool:
+    """Does a frame that is too long for port 1 go there all the same, once a record says that such ones may?"""
+    assert rig.send(outer(inner)).verdict == "DROP_MTU"
+    rig.send(outer(INNER["udp"]))
+    mark(rig, 1, out=True, longest=9000)
+    return rig.send(outer(inner)).verdict == "FORWARD_DECAP"
+
+
+def test_a_tag_beside_the_frame(rig_on: Callable[..., Rig]) -> None:
+    """It would be lost on the way."""
+    made = make(lambda **options: rig_on("tc", **options))
+    plain, tagged_one = udp4(), udp4()[:12] + bytes.fromhex("81000005") + udp4()[12:]
+    for _ in range(3):
+        assert encap(made, plain).verdict == "FORWARD_ENCAP"
+        assert made.send_through("untag", tagged_one, P1).verdict == "PUNT_TAGGED"
+    for _ in range(3):
+        assert made.send(outer(udp4(dst=1, src=9))).verdict == "FORWARD_DECAP"
+        packet = outer(udp4(dst=1, src=9))
+        tagged_one = packet[:12] + bytes.fromhex("81000005") + packet[12:]
+        assert made.send_through("untag", tagged_one).verdict == "PASS_UNCLAIMED"
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -153,7 +171,7 @@ def test_an_entry_that_is_taken_out(made: Rig, request_: tuple[Any, ...]) -> Non
         made.control(request_)
     else:
         assert made.control(request_)[0].result == 1
-    assert made.send(udp4(), P1).verdict == "PUNT_FLOOD"
+    assert made.send(udp4(), P1).verdict == {"xdp": "PUNT_FLOOD", "tc": "FLOOD_PORTS"}[made.hook]
 
 
 def test_a_port_whose_station_is_taken_out(made: Rig) -> None:
@@ -203,8 +221,7 @@ def address_of(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("options", [{"ttl": "inherit"}, {"tos": "inherit"}, {"df": "inherit"}, {"udp_csum": True}])
-def test_what_varies_with_the_frame_goes_the_long_way(rig_on: Callable[..., Rig], options: dict[str, Any]) -> None:
-    rig: MakeRig = lambda **given: rig_on("xdp", **given)  # noqa: E731
+def test_what_varies_with_the_frame_goes_the_long_way(rig: MakeRig, options: dict[str, Any]) -> None:
     made = make(rig, **options)
     assert encap(made, udp4()).verdict == "FORWARD_ENCAP"
     changes = made.maps["recent_changes"].get(0)
