@@ -105,6 +105,7 @@ def test_it_is_taken(rig: IpipRig, way: str) -> None:
     eventually(marked)
 
 
+@at_full_speed
 @pytest.mark.parametrize("size", [0, 1, 30, 1000])
 @pytest.mark.parametrize("way", WAYS)
 def test_by_packets_of_every_size(rig: IpipRig, way: str, size: int) -> None:

@@ -61,8 +61,10 @@ class Side:
         self.captures[0].barrier()
         for sent in dict.fromkeys(sent for sent, _ in ends):
             self.captures[0].send(sent)
+        seen = [_until(capture, arrived) for capture, (_, arrived) in zip(self.captures[1:], ends, strict=True)]
+        # Only now: what a child sends to several goes out when it is copied, later (ipvlan_process_multicast()).
+        self.captures[0].barrier()
         outside = [one for one in self.captures[0].waiting() if one[6:12] != END]
-        seen = (_until(capture, arrived) for capture, (_, arrived) in zip(self.captures[1:], ends, strict=True))
         return [outside, *seen]
 
 
