@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from ebpf.loader import Program, compile_source, load
+from ebpf.compiler import compile_source
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.source import Source, flatten
 from ebpf.testrun import run

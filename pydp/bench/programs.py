@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from ebpf.loader import Compiled, compile_source
+from ebpf.compiler import Compiled, compile_source
 from ebpf.maps import Map
 from ebpf.source import flatten
 from pydp.sources import bpf_src

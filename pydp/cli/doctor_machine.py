@@ -91,7 +91,8 @@ def _headers() -> Iterator[Finding]:
 
 def _trial() -> Iterator[Finding]:
     """Compile and load a program: bcc, headers, the verifier and the caller's rights at once."""
-    from ebpf.loader import compile_source, load
+    from ebpf.compiler import compile_source
+    from ebpf.loader import load
     from ebpf.source import Source
 
     def work() -> str:

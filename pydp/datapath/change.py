@@ -19,8 +19,9 @@ from typing import Any
 
 from ebpf import attach as hooks
 from ebpf import testrun
+from ebpf.compiler import Compiled, compile_source
 from ebpf.errors import EbpfError, MapError
-from ebpf.loader import Compiled, Program, compile_source, load
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.pins import STATE, Store, pin_errors, write_blob
 from pydp.datapath import comparing, files

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ebpf import testrun
-from ebpf.loader import Compiled, Program, compile_source, load
+from ebpf.compiler import Compiled, compile_source
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.source import Source, flatten
 from pydp.datapath.change import run_control

@@ -16,7 +16,8 @@ from typing import Any, Self
 from scapy.layers.l2 import GRE
 
 from ebpf import testrun
-from ebpf.loader import Program, compile_source, load
+from ebpf.compiler import compile_source
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from pydp.datapath.compose import Stage, compose, program_name, written
 from pydp.kernel.defaults import possible_cpus

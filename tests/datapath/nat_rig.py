@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import Any, Self
 
 from ebpf import testrun
-from ebpf.loader import Compiled, Program, compile_source, load
+from ebpf.compiler import Compiled, compile_source
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from pydp.datapath.compose import Stage, again_names, compose, kind_of, program_name, written
 from pydp.kernel.defaults import possible_cpus

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from ebpf import libbpf
-from ebpf.loader import Compiled, compile_source, load
+from ebpf.compiler import Compiled, compile_source
+from ebpf.loader import load
 from ebpf.maps import Map
 from ebpf.source import flatten
 from pydp.modes.table import address_words

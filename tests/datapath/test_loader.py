@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ebpf import loader, testrun
+from ebpf import compiler, testrun
 from ebpf.abi import Abi
 from ebpf.attach import attach
+from ebpf.compiler import compile_source
 from ebpf.errors import CompileError, LayoutMismatch, NotSupported, VerifierError
-from ebpf.loader import Program, compile_source, load
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.source import Source, flatten
 from pydp.kernel import kernel_version
@@ -56,13 +57,13 @@ def xdp(text: str, maps: dict[str, Map] | None = None, *, frags: bool = False) -
 def test_equal_sources_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"int work(struct xdp_md *ctx)\n{{\n\treturn {secrets.randbits(30)};\n}}\n"
     compiled = []
-    real = loader._compile
+    real = compiler._compile
 
-    def watched(given: Source, cflags: tuple[str, ...]) -> loader.Compiled:
+    def watched(given: Source, cflags: tuple[str, ...]) -> compiler.Compiled:
         compiled.append(given)
         return real(given, cflags)
 
-    monkeypatch.setattr(loader, "_compile", watched)
+    monkeypatch.setattr(compiler, "_compile", watched)
     first = compile_source(source(text))
     assert compile_source(source(text)) is first
     assert compile_source(source(text), ("-DOTHER=1",)) is not first
@@ -183,7 +184,7 @@ int work(struct xdp_md *ctx)
 	return records.lookup(&zero) ? XDP_PASS : XDP_DROP;
 }
 """
-    monkeypatch.setattr(loader, "Abi", lambda _: PACKED)
+    monkeypatch.setattr(compiler, "Abi", lambda _: PACKED)
     with pytest.raises(LayoutMismatch, match=r"map records: .* is not clang's.*struct laid.large is at 1"):
         compile_source(source(text))
 

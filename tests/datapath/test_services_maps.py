@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from ebpf import libbpf, loader, testrun
+from ebpf import compiler, libbpf, loader, testrun
 from ebpf.abi import Abi, codec
 from ebpf.errors import EbpfError, MapFull
 from ebpf.maps import Map, MapSpec
@@ -723,7 +723,7 @@ def test_the_datapath_looks_for_hints_where_they_are() -> None:
     config = "#define STAGE_NAT 0\n" + "".join(f"#define PYDP_{name} {value}\n" for name, value in macros.items())
     text = flatten(PLACES, include_dirs=[bpf_src()], virtual={"config.h": config})
     draw, names = random.Random(3), []
-    with loader.load(loader.compile_source(text), "place", "xdp", {}) as program:
+    with loader.load(compiler.compile_source(text), "place", "xdp", {}) as program:
         for number in range(200):
             address = draw.randbytes(4) + bytes(12) if number % 2 else draw.randbytes(16)
             names.append(name_key(address, draw.randrange(65536), (6, 17, 132)[number % 3], 4 if number % 2 else 6))

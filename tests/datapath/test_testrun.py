@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ebpf import testrun
+from ebpf.compiler import compile_source
 from ebpf.errors import EbpfError
-from ebpf.loader import Program, compile_source, load
+from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.source import flatten
 from pydp.lab import Capture, Segment

@@ -15,7 +15,8 @@ from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.utils import checksum
 
 from ebpf.attach import Hook, attach
-from ebpf.loader import compile_source, load
+from ebpf.compiler import compile_source
+from ebpf.loader import load
 from ebpf.maps import Map
 from ebpf.source import flatten
 from pydp.lab import Capture, Segment, ping, set_offloads, tcp_transfer, udp_sizes

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from ebpf.attach import attach
-from ebpf.loader import compile_source, load
+from ebpf.compiler import compile_source
+from ebpf.loader import load
 from ebpf.source import flatten
 from pydp.bench import paths, programs, runner
 from pydp.bench.blocks import Plan

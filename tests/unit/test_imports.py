@@ -31,7 +31,7 @@ class Rule:
 
 RULES = (
     Rule("ebpf knows nothing of pydp", who=("ebpf",), never=("pydp",)),
-    Rule("one place speaks to bcc", who=("ebpf", "pydp"), never=("bcc",), but=("ebpf.loader",)),
+    Rule("one place speaks to bcc", who=("ebpf", "pydp"), never=("bcc",), but=("ebpf.compiler",)),
     Rule(
         "modes are pure",
         who=("pydp.modes",),
@@ -186,7 +186,7 @@ def test_the_rules_catch_what_they_forbid(module: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("ebpf.loader", "import bcc"),
+        ("ebpf.compiler", "import bcc"),
         ("pydp.cli.fdb", "from pydp.cli import output"),
         ("pydp.modes.bridge", "import pydp.model"),
     ],

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from ebpf.abi import Abi
-from ebpf.loader import CONSTANT_MAGIC
+from ebpf.compiler import CONSTANT_MAGIC
 from ebpf.source import flatten
 from pydp import conntrack
 from pydp import fdb as reading
