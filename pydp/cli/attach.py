@@ -106,7 +106,7 @@ def _add(group: Any, one: Option, text: str) -> None:
 
 def _refuse_foreign(datapath: Datapath, instance: Instance) -> None:
     """What attaching would refuse on ports that have nothing of ours yet. Raises ForeignProgram, DeviceGone."""
-    from ebpf.attach import refuse_foreign
+    from ebpf.hooks import refuse_foreign
 
     ours = datapath.read().attachments
     for ifindex, name in instance.names.items():

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ebpf.attach import HOOKS, holders
 from ebpf.errors import EbpfError, NotPermitted
+from ebpf.hooks import HOOKS, holders
 from pydp.cli.doctor_machine import Finding, lack
 from pydp.datapath import choose, obstacles
 from pydp.datapath.hooks import SINGLE_BUFFER_MTU
@@ -112,7 +112,7 @@ def _offloads(device: Device) -> Iterator[Finding]:
 
 def _taken(device: Device, chosen: str, ours: Programs) -> Iterator[Finding]:
     """Who has programs on the interface; somebody else's on the hook that would be chosen is in the way."""
-    from ebpf.attach import refuse_foreign
+    from ebpf.hooks import refuse_foreign
 
     index, name = device.link.ifindex, device.link.name
     for hook in HOOKS:

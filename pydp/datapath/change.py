@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ebpf import attach as hooks
-from ebpf import testrun
+from ebpf import attach, hooks, testrun
 from ebpf.compiler import Compiled, compile_source
 from ebpf.errors import EbpfError, MapError
 from ebpf.loader import Program, load
@@ -340,7 +339,7 @@ class Change:
                     link.update(program)
                 continue
             name, tcx = self._port_name(one), one.kind == "tcx"
-            link = hooks.attach(program, one.ifindex, one.hook, name=name, tcx=tcx)  # type: ignore[arg-type]
+            link = attach.attach(program, one.ifindex, one.hook, name=name, tcx=tcx)  # type: ignore[arg-type]
             self._stack.callback(link.close)
             link.pin(str(self.store.next / "links" / one.key))
         self._reroute()

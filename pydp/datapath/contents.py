@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from ebpf.attach import holders
+from ebpf.hooks import holders
 from ebpf.maps import Map
 from pydp.datapath.hooks import takes_peer
 from pydp.datapath.specs import dict_options

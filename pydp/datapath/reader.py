@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from ebpf import libbpf
 from ebpf.abi import Abi
-from ebpf.attach import FilterLink
 from ebpf.errors import LayoutMismatch, PinError
+from ebpf.links import FilterLink
 from ebpf.maps import ARRAYS, Map, MapSpec
 from ebpf.pins import STATE, Store
 from ebpf.records import Scalar

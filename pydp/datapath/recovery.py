@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ebpf.attach import BpfLink, FilterLink, Link, remove_qdisc
 from ebpf.errors import DeviceGone
+from ebpf.links import BpfLink, FilterLink, Link, remove_qdisc
 from ebpf.loader import Program
 from ebpf.pins import Store, pin_errors, remove_tree
 from pydp.datapath import files

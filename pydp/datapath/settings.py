@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ebpf.attach import has_qdisc, kind_of
+from ebpf.hooks import has_qdisc, kind_of
 from pydp.datapath.devices import is_promisc
 from pydp.datapath.state import Instance, State
 from pydp.kernel import Device

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from ebpf import libbpf
-from ebpf.attach import BpfLink, FilterLink, Hook, Link, attach, has_qdisc, holders, remove_qdisc
+from ebpf.attach import attach
 from ebpf.errors import AttachError, DeviceGone, ForeignProgram, NotSupported
+from ebpf.hooks import Hook, has_qdisc, holders
+from ebpf.links import BpfLink, FilterLink, Link, remove_qdisc
 from ebpf.loader import HOOK_TYPES, Program
 from pydp.lab import Namespace, NumberedStream, Segment, ping, poll
 

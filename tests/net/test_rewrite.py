@@ -14,8 +14,9 @@ import pytest
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.utils import checksum
 
-from ebpf.attach import Hook, attach
+from ebpf.attach import attach
 from ebpf.compiler import compile_source
+from ebpf.hooks import Hook
 from ebpf.loader import load
 from ebpf.maps import Map
 from ebpf.source import flatten

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ebpf import attach, libbpf, pins
+from ebpf import hooks, libbpf, pins
 from ebpf.errors import EbpfError
 from pydp.datapath import Datapath, Request, change, comparing, files, recovery
 from pydp.errors import PydpError
@@ -182,7 +182,7 @@ def run(wanted: dict[str, Any], counter: memoryview) -> Result:
 
 def main() -> None:
     if "--clsact" in sys.argv:
-        attach.tcx_supported = lambda: False  # type: ignore[assignment]
+        hooks.tcx_supported = lambda: False  # type: ignore[assignment]
     counter = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
     for line in sys.stdin:
         wanted = json.loads(line)

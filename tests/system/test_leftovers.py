@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ebpf import libbpf
-from ebpf.attach import has_qdisc
 from ebpf.errors import DeviceGone, EbpfError
+from ebpf.hooks import has_qdisc
 from ebpf.pins import STATE, Store, read_blob, remove_tree, write_blob
 from pydp.datapath import Datapath, Instance, Request
 from pydp.datapath.devices import pin_ports
@@ -35,7 +35,7 @@ MakeNamespace = Callable[..., Namespace]
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How programs get to tc: as on kernels since 6.6, or before."""
     if request.param == "clsact":
-        monkeypatch.setattr("ebpf.attach.tcx_supported", lambda: False)
+        monkeypatch.setattr("ebpf.hooks.tcx_supported", lambda: False)
     return str(request.param)
 
 
@@ -118,7 +118,7 @@ class TestVanishing:
         """The interface goes just before the kernel is told to attach to it, or to replace its program."""
         kind = "clsact" if call.startswith("tc_") else "tcx"
         if kind == "clsact":
-            monkeypatch.setattr("ebpf.attach.tcx_supported", lambda: False)
+            monkeypatch.setattr("ebpf.hooks.tcx_supported", lambda: False)
         if call == "link_update":
             switch.sw.call(attach, "count", "p0", "p1")
         before = switch.sw.call(check, kind)
@@ -270,7 +270,7 @@ class TestWhatWasThere:
 
     @pytest.fixture(autouse=True)
     def old_kernel(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ebpf.attach.tcx_supported", lambda: False)
+        monkeypatch.setattr("ebpf.hooks.tcx_supported", lambda: False)
 
     def test_the_qdisc(self, switch: Segment) -> None:
         index = [container.port_index for container in switch.containers]

@@ -7,7 +7,8 @@ import json
 import subprocess
 from typing import Any
 
-from ebpf import attach, libbpf
+from ebpf import hooks, libbpf
+from ebpf.links import FilterLink
 from ebpf.loader import Program
 from ebpf.pins import STATE
 from pydp import fdb
@@ -59,7 +60,7 @@ def running(ifindex: int, hook: str, kind: str) -> list[int]:
         found = libbpf.xdp_query(ifindex)[hook == "xdp-generic"]
         return [found] if found else []
     if kind == "clsact":
-        found = attach.FilterLink(ifindex, hook).program_id  # type: ignore[arg-type]
+        found = FilterLink(ifindex, hook).program_id  # type: ignore[arg-type]
         return [found] if found else []
     return libbpf.prog_query(ifindex, libbpf.ATTACH_TCX_EGRESS if hook == "tc-egress" else libbpf.ATTACH_TCX_INGRESS)
 
@@ -77,7 +78,7 @@ def _check_link(datapath: Datapath, state: State, link: dict[str, Any], kind: st
     assert (link["promiscuity"] > 0) == ("promisc" in state.settings.get(ifindex, {})), f"promiscuity of {name}"
     if kind == "clsact":
         wanted = any(one.ifindex == ifindex and one.kind == "clsact" for one in state.attachments.values())
-        assert attach.has_qdisc(ifindex) == wanted, f"clsact qdisc of {name}"
+        assert hooks.has_qdisc(ifindex) == wanted, f"clsact qdisc of {name}"
 
 
 def _expected_pins(state: State) -> set[str]:
