@@ -7,6 +7,7 @@
 
 #define FDB_STAGE STAGE_BRIDGE
 #include "lib/fdb.h"
+#include "lib/fdb_learn.h"
 #include "lib/fdb_control.h"
 
 enum bridge_limit {

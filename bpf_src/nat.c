@@ -16,7 +16,9 @@
 #include "lib/answer.h"
 
 #include "nat/maps.h"
+#include "nat/scratch.h"
 #include "nat/flows.h"
+#include "nat/claim.h"
 #include "nat/state.h"
 #include "nat/way.h"
 #include "nat/hint.h"

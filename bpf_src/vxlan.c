@@ -11,6 +11,7 @@
 #define FDB_STAGE   STAGE_VXLAN
 #define FDB_CHANGED recent_forget
 #include "lib/fdb.h"
+#include "lib/fdb_learn.h"
 #include "lib/fdb_control.h"
 #include "lib/flow.h"
 #include "lib/hop.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// What stage nat knows: its records and maps.
+// What stage nat knows of devices, services and backends, and what it counts. Flows are in flows.h.
 
 enum nat_limit {
 	NAT_PORTS = 256, /* ports of an instance */
@@ -107,65 +107,6 @@ struct nat_backend {
 	__u32 deadline; /* tick at which draining is over; 0 for never */
 };
 
-enum nat_class {
-	NAT_CLASS_FREE = 0,
-	NAT_CLASS_BUSY = 1, /* a CPU is writing the record */
-	NAT_CLASS_NEW = 2, /* not assured: goes first when room is needed */
-	NAT_CLASS_ASSURED = 3, /* both sides were heard, as nf_conntrack wants it: never goes before its time */
-	NAT_CLASS_CLOSING = 4, /* was assured, and is ending: goes when no new one is left */
-};
-
-enum nat_state {
-	NAT_STATE_NONE = 0, /* no state: ICMP and other protocols; UDP has enum nat_udp */
-	NAT_STATE_SYN_SENT = 1,
-	NAT_STATE_SYN_RECV = 2,
-	NAT_STATE_ESTABLISHED = 3,
-	NAT_STATE_FIN_WAIT = 4, /* one side has ended */
-	NAT_STATE_CLOSE_WAIT = 5, /* the other side has seen that */
-	NAT_STATE_LAST_ACK = 6, /* both sides have ended */
-	NAT_STATE_TIME_WAIT = 7,
-	NAT_STATE_CLOSE = 8, /* reset */
-	NAT_STATES = 9,
-};
-
-/* What a flow of UDP has in place of a state; 0 before its first packet is noted. */
-enum nat_udp {
-	NAT_UDP_OLD = 1, /* began more than two seconds ago */
-	NAT_UDP_YOUNG = 128, /* began at the instant that is in the lower bits */
-};
-
-enum nat_flow_flag {
-	NAT_FLOW_REPLIED = 1, /* the responder was heard */
-	NAT_FLOW_SOURCE = 2, /* the source is translated on the way to the responder */
-	NAT_FLOW_DESTINATION = 4, /* the destination is */
-	NAT_FLOW_HOST = 8, /* the initiator is this host */
-	NAT_FLOW_FIN_ORIGINAL = 16, /* the initiator has ended */
-	NAT_FLOW_FIN_REPLY = 32, /* the responder has ended */
-	NAT_FLOW_PICKED_UP = 64, /* was there before we were */
-	NAT_FLOW_DSR = 128, /* the responder answers by itself */
-};
-
-/* A conntrack entry. A packet that matches `original` leaves as the inverse of `reply`, and the other way round, as nf_conntrack has it. */
-struct nat_flow {
-	__u64 life; /* enum nat_class << 32 | tick up to which it lives; 0 for a free record */
-	struct nat_tuple original;
-	struct nat_tuple reply;
-	__u8 protocol;
-	__u8 version; /* 4 or 6 */
-	__u8 state; /* enum nat_state */
-	__u8 flags; /* enum nat_flow_flag */
-	__u32 backend; /* its number plus one, 0 for none */
-	__u32 generation; /* of the backend when it was chosen */
-	__u32 device; /* of a flow of this host: ifindex that it left by, by which replies come in */
-	__u64 packets[2]; /* by direction, with PYDP_NAT_ACCOUNTING */
-	__u64 bytes[2];
-};
-
-/* Where flows are: each stands under both its tuples. Hash above, number of the record plus one below; 0 for an empty place. */
-struct nat_bucket {
-	__u64 place[8];
-};
-
 /* What went to and came from a backend on one CPU: a line of the cache. */
 struct nat_count {
 	__u64 sent_packets; /* to the backend */
@@ -246,90 +187,6 @@ struct nat_way {
 	struct ethernet header; /* towards it, but for the ethertype */
 };
 
-/* What a flow is going to be. */
-struct nat_plan {
-	__u32 service; /* its number plus one, 0 for none */
-	__u32 backend; /* its number plus one, 0 for none */
-	__u32 generation; /* of the backend */
-	__u32 stale; /* number plus one of a record that is over and has one of the tuples, 0 for none */
-	__u32 flags; /* enum nat_flow_flag */
-	__u32 ours; /* the source that it gets is an address of this host: no socket must have its port */
-	__u32 moved; /* it goes on for one whose backend has gone */
-	__u32 noted; /* number plus one of its record, 0 before it has one */
-	__u32 pad;
-	__u64 life; /* what was seen of the stale record */
-};
-
-/* Which packets a program is for. */
-enum nat_kind {
-	NAT_PLAIN = 0, /* of flows that are known: the program that is attached */
-	NAT_BEGIN = 1, /* those that may begin a flow */
-	NAT_ERROR = 2, /* ICMP errors */
-	NAT_ANSWER = 3, /* those that are answered */
-	NAT_KINDS = 4,
-};
-
-enum nat_task_flag {
-	NAT_TASK_SOURCE = 1, /* its source changes */
-	NAT_TASK_DESTINATION = 2, /* its destination changes */
-	NAT_TASK_HOME = 4, /* it is a reply to a client on this host */
-};
-
-/* How a packet leaves once it is translated. */
-enum nat_exit {
-	NAT_EXIT_NONE = 0, /* it is not translated */
-	NAT_EXIT_STACK = 1, /* the stack goes on with it */
-	NAT_EXIT_BACK = 2, /* the stack gets it as if it had come in by a device */
-	NAT_EXIT_ROUTED = 3, /* out of a device, to the next hop that the kernel finds */
-	NAT_EXIT_DIRECT = 4, /* out of a device, to a next hop that is known */
-};
-
-/* What is to be done with a packet of a known flow. */
-struct nat_task {
-	struct ethernet header; /* towards the next hop */
-	__u32 flags; /* enum nat_task_flag */
-	__u32 exit; /* enum nat_exit */
-	__u32 device; /* ifindex to leave by */
-	__u32 peer; /* its peer may be handed the frame at once */
-	__u32 seen; /* a program of this instance sees the packet as it leaves there */
-	__u32 longest; /* bytes of a frame that may leave there */
-	__u32 mtu; /* not 0: the packet is too long for that */
-	__u32 verdict;
-};
-
-/* What a CPU is about: more than there is room for on the stack. It also keeps the verifier from following each combination of what was found
- * to the end of the program: of what it reads here it knows nothing. */
-struct nat_scratch {
-	struct tuple_view view;
-	struct tuple_view quoted; /* what an ICMP error is about */
-	struct nat_tuple key; /* by which the flow is found */
-	struct nat_tuple to; /* what the packet is to leave as */
-	struct nat_tuple quoted_to;
-	struct nat_tuple reply; /* of a flow that begins */
-	struct nat_task task;
-	struct nat_plan plan;
-	__u32 run; /* how often a port was looked for */
-	__u32 next; /* where that goes on */
-	__u32 look; /* how often a record was looked for */
-	__u32 reset; /* its connection is to be reset */
-	__u64 hash; /* of the packet's tuple */
-	__u64 reply_hash;
-	struct nat_frontend frontend; /* that it is addressed to, if it is */
-	__u32 served; /* it is */
-	__u32 pad;
-	struct nat_name name;
-	struct nat_client client;
-	struct nat_piece piece;
-};
-
-/* Where a packet is seen. */
-struct nat_place {
-	struct nat_port *port; /* it comes in by this one, or leaves by it */
-	__u32 came_by; /* on the way out: ifindex it came in by, 0 for a packet of this host */
-	__u32 now; /* in ticks */
-	__u64 seed;
-};
-
 /* Written by Python, at attach. Index: slot. */
 BPF_TABLE("array", __u32, struct nat_port, nat_ports, NAT_PORTS);
 /* Written by Python, at attach. By the lower bits of their ifindex. */
@@ -350,12 +207,6 @@ BPF_TABLE("array", __u32, __u32, nat_slots, NAT_SLOTS);
 /* Written by Python while running. Index: number of the backend. */
 BPF_F_TABLE("array", __u32, struct nat_backend, nat_backends, NAT_BACKENDS, IN_LINES);
 
-/* Written by the datapath. */
-BPF_F_TABLE("array", __u32, struct nat_flow, nat_flows, NAT_FLOWS, IN_LINES);
-/* Written by the datapath. Twice as many places as flows have tuples. */
-BPF_F_TABLE("array", __u32, struct nat_bucket, nat_index, NAT_FLOWS / 2, IN_LINES);
-/* Written by the datapath: where each CPU goes on to look for a free record. */
-BPF_TABLE("percpu_array", __u32, __u32, nat_hand, 1);
 /* Written by the datapath. Index: number of the backend times the number of CPUs, plus that of the CPU. No per-CPU array: there the pointer to the
  * counter is in one line that nobody has at hand, and the counter in another. */
 BPF_F_TABLE("array", __u32, struct nat_count, nat_counts, NAT_BACKENDS, IN_LINES);
@@ -370,8 +221,4 @@ BPF_TABLE("lru_hash", struct nat_piece, struct nat_whole, nat_pieces, NAT_PIECES
 /* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, struct nat_way, nat_ways, NAT_HOPS);
 /* Written by the datapath. */
-BPF_TABLE("percpu_array", __u32, struct nat_scratch, nat_scratches, 1);
-/* Written by the datapath. */
 BPF_TABLE("percpu_array", __u32, struct clock, nat_clocks, 1);
-/* Written by Python, at attach: the programs of the same port that go on with a packet. Index: enum nat_kind. */
-BPF_PROG_ARRAY(nat_tails, NAT_KINDS);
