@@ -7,15 +7,21 @@ import re
 from pathlib import Path
 
 _LINE_MARK = re.compile(r'#line (\d+) "(.*)"')
+_REMARK = re.compile(r"^; (.*)$", re.MULTILINE)
+_PLACE = re.compile(r" @ (\S+?):(\d+)$")
 _FUNCTION = re.compile(r"(?!typedef|#)\w[\w\s*]*\([^;]*$")  # the first line of a definition, at column 0
 
 
 def with_our_lines(log: str, text: str) -> str:
-    """LOG with the lines of our files. bcc puts an attribute before each function, on a line of its own, so what the
-    kernel is told of a place in the n-th function after a mark is n lines too far down.
+    """LOG with the lines of our files behind its remarks.
+
+    bcc puts an attribute before each function, on a line of its own, so what the kernel is told of a place in the n-th
+    function after a mark is n lines too far down. Kernels before 6.9 do not tell it, and give the line's text alone:
+    that has a place where it stands but once in TEXT.
     """
-    file, line, shift = "", 0, 0
+    places: dict[str, list[tuple[str, int]]] = {}
     ours: dict[tuple[str, int], int] = {}
+    file, line, shift = "", 0, 0
     for physical in text.splitlines():
         if mark := _LINE_MARK.match(physical):
             file, line, shift = Path(mark[2]).name, int(mark[1]) - 1, 0
@@ -23,18 +29,24 @@ def with_our_lines(log: str, text: str) -> str:
         line += 1
         shift += bool(_FUNCTION.match(physical))
         ours[file, line + shift] = line
+        places.setdefault(physical.strip(), []).append((file, line))
 
-    def our_place(found: re.Match[str]) -> str:
-        file, line = Path(found[1]).name, int(found[2])
-        return f" @ {file}:{ours.get((file, line), line)}"
+    def placed(found: re.Match[str]) -> str:
+        code = found[1]
+        if told := _PLACE.search(code):
+            file, line = Path(told[1]).name, int(told[2])
+            return f"; {code[: told.start()]} @ {file}:{ours.get((file, line), line)}"
+        stands = places.get(code.strip(), [])
+        return f"; {code} @ {stands[0][0]}:{stands[0][1]}" if len(stands) == 1 else f"; {code}"
 
-    return re.sub(r" @ (\S+?):(\d+)$", our_place, log, flags=re.MULTILINE)
+    return _REMARK.sub(placed, log)
 
 
 def last_place(log: str) -> tuple[str, int]:
-    """File and line of the last source remark in a verifier log (`; code @ file.c:12`)."""
-    found = re.findall(r"^; .* @ (.+?):(\d+)$", log, re.MULTILINE)
-    return (Path(found[-1][0]).name, int(found[-1][1])) if found else ("", 0)
+    """File and line of the last source remark in a verifier log (`; code @ file.c:12`); ("", 0) if it tells none."""
+    remarks = _REMARK.findall(log)
+    found = _PLACE.search(remarks[-1]) if remarks else None
+    return (Path(found[1]).name, int(found[2])) if found else ("", 0)
 
 
 def reason(log: str) -> str:

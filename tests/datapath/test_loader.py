@@ -18,7 +18,6 @@ from ebpf.errors import CompileError, LayoutMismatch, NotSupported, VerifierErro
 from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.source import Source, flatten
-from pydp.kernel import kernel_version
 from pydp.lab import Segment
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -142,12 +141,11 @@ def test_the_verifiers_word_has_a_place_and_a_reason(tmp_path: Path) -> None:
     compiled = compile_source(source(text, tmp_path))
     with pytest.raises(VerifierError) as caught:
         load(compiled, "work", "xdp", {})
-    tells = kernel_version() >= (6, 9, 0)  # of the place; verifiers before do not
-    assert (caught.value.file, caught.value.line) == (("careless.h", 4) if tells else ("", 0))
+    assert (caught.value.file, caught.value.line) == ("careless.h", 4)
     assert "outside of the packet" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "invalid access to packet" in caught.value.log
-    assert ("@ careless.h:4" in caught.value.log) == tells
+    assert "@ careless.h:4" in caught.value.log
     assert "processed" in caught.value.log
 
 
