@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A test is its call; what comes before is noted if it skips or fails, and what comes after if it fails."""
     if report.when == "call" or report.failed or (report.skipped and report.when == "setup"):
-        note("tests", {"test": report.nodeid, "outcome": report.outcome})
+        note("tests", {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 1)})
     if report.failed:
         print(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}", flush=True)
 
