@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,19 @@ class Abi:
                 raise self._complaint(declaration, str(error)) from None
         return self._records[name]
 
+    def read(self, names: Iterable[str]) -> None:
+        """Read several structs at a time, which takes about as long as one of them. What cannot be read is left for
+        `record`, which says what is wrong with it.
+        """
+        wanted = [name for name in dict.fromkeys(names) if name not in self._records]
+        try:
+            declared = [self._one(f"struct {name}") for name in wanted]
+            needed = dict.fromkeys(text for one in declared for text in (*self._needs(one, ()), one.text))
+            parsed = _structs("\n".join(needed), tuple(wanted))
+            self._records.update({name: _record(one) for name, one in zip(wanted, parsed, strict=True)})
+        except (SourceError, TypeError, ValueError):
+            return
+
     def enum(self, name: str) -> Enumeration:
         """The enum of this tag. Raises SourceError when the text has none, or cannot tell its values."""
         declaration = self._one(f"enum {name}")
@@ -122,16 +135,10 @@ class Abi:
         return found[0]
 
     def _parse(self, ctype: str, declaration: _Declaration) -> Any:
-        import cffi  # late: it takes as long as the rest of the library
-        from pycparser import c_parser  # type: ignore[import-untyped]
-
-        ffi = cffi.FFI()
         try:
-            ffi.cdef(_TYPEDEFS + "\n" + "\n".join(dict.fromkeys([*self._needs(declaration, ()), declaration.text])))
-            return ffi.typeof(ctype)
-        except (cffi.CDefError, cffi.FFIError, c_parser.ParseError, NotImplementedError, TypeError) as error:
-            reason = re.sub(r"\n?<cdef source string>(:\d+:\d+)?", "", str(error))  # a place in our cdef says nothing
-            raise self._complaint(declaration, f"{ctype} cannot be read: {reason}") from error
+            return _parsed("\n".join(dict.fromkeys([*self._needs(declaration, ()), declaration.text])), ctype)
+        except ValueError as error:
+            raise self._complaint(declaration, f"{ctype} cannot be read: {error}") from error
 
     def _needs(self, declaration: _Declaration, above: tuple[str, ...]) -> Iterator[str]:
         """The declarations that this one depends on, deepest first; ``above`` are those that led here."""
@@ -157,6 +164,30 @@ class Abi:
     def _complaint(self, declaration: _Declaration, message: str) -> SourceError:
         file, line = place(self._text, declaration.start)
         return SourceError(message, file=file, line=line)
+
+
+def _parsed(text: str, ctype: str) -> Any:
+    """The cffi type of this name that TEXT declares. Raises ValueError."""
+    import cffi  # late: it takes as long as the rest of the library
+    from pycparser import c_parser  # type: ignore[import-untyped]
+
+    ffi = cffi.FFI()
+    try:
+        ffi.cdef(f"{_TYPEDEFS}\n{text}")
+        return ffi.typeof(ctype)
+    except (cffi.CDefError, cffi.FFIError, c_parser.ParseError, NotImplementedError, TypeError) as error:
+        reason = re.sub(r"\n?<cdef source string>(:\d+:\d+)?", "", str(error))  # a place in our cdef says nothing
+        raise ValueError(reason) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _structs(text: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The cffi types of structs that TEXT declares. Raises ValueError. By one question for all, since each is a text
+    that is parsed. Kept, as programs of one attach have most of their structs in common.
+    """
+    members = "".join(f"struct {name} *member{number};" for number, name in enumerate(names))
+    whole = _parsed(f"{text}\nstruct of_all {{ {members} }};", "struct of_all")
+    return tuple(member.type.item for _, member in whole.fields)
 
 
 def codec(abi: Abi, ctype: str) -> Codec:

@@ -154,6 +154,12 @@ def _revived(source: Source, document: Mapping[str, Any]) -> Compiled:
         name: Bytecode(name, base64.b64decode(insns), tuple(map(tuple, maps)), tuple(map(tuple, constants)))
         for name, (insns, maps, constants) in document["programs"].items()
     }
+    abi.read(
+        ctype.removeprefix("struct ")
+        for _, _, *ctypes, _, _ in document["maps"]
+        for ctype in ctypes
+        if ctype.startswith("struct ")
+    )
     specs = {
         name: MapSpec(name, kind, codec(abi, key), codec(abi, value), entries, flags)
         for name, kind, key, value, entries, flags in document["maps"]

@@ -193,6 +193,25 @@ def test_a_record_is_parsed_once(abi: Abi) -> None:
     assert abi.record("fdb_entry") is abi.record("fdb_entry")
 
 
+def test_several_at_a_time_are_what_each_is(abi: Abi) -> None:
+    names = ["fdb_entry", "everything", "padded", "tunnel", "fdb_entry", "fdb_key"]
+    together = Abi(TEXT)
+    together.read(names)
+    for name in names:
+        assert layout(together, name) == layout(abi, name)
+        zeros = bytes(abi.record(name).size)
+        assert together.record(name).unpack(zeros) == abi.record(name).unpack(zeros)
+
+
+@pytest.mark.parametrize("bad", ["gone", "packet", "wide", "bits", "tight", "maybe", "python", "open", "twice"])
+def test_one_that_cannot_be_read_leaves_the_others(bad: str) -> None:
+    together = Abi(TEXT)
+    together.read(["fdb_entry", bad, "padded"])
+    assert layout(together, "fdb_entry") == [("mac", 0, 6), ("vlan", 6, 2), ("seen", 8, 8)]
+    with pytest.raises(SourceError):
+        together.record(bad)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
