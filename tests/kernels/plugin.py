@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plugin of `make test-kernels`: of each packet test the first case on each hook; how each test ended is noted at once,
-so that a run that is cut short has found what it has found, and what failed is told.
+"""Plugin of `make test-kernels`: of each packet test the first case on a hook, on the other hook with another kernel,
+or with --every-hook on both; how each test ended is noted at once, so that a run that is cut short has found what it
+has found, and what failed is told.
 
 Emulation takes twenty times as long; what a kernel decides (which programs it takes, what its helpers do) does not
 hang on the numbers in a packet, and all cases run on the machine's own kernel.
@@ -8,8 +9,10 @@ hang on the numbers in a packet, and all cases run on the machine's own kernel.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,19 +28,34 @@ def hook_of(case: str) -> str:
     return next((word for word in re.split(r"[^a-z]+", case) if word in HOOKS), "")
 
 
-def chosen(cases: list[tuple[str, str]]) -> Iterator[bool]:
-    """For each test and case whether it runs."""
+def chosen(cases: Sequence[tuple[str, str]], turn: int | None = None) -> Iterator[bool]:
+    """For each test and case whether it runs. With a TURN, tests that have a case on each hook run on one of them, and
+    on the other with the next turn.
+    """
+    all_hooks = {(test, hook_of(case)) for test, case in cases}
     seen: set[tuple[str, str]] = set()
     for test, case in cases:
         key = test, hook_of(case)
-        yield key not in seen
+        both = all((test, hook) in all_hooks for hook in HOOKS) and key[1] in HOOKS
+        mine = turn is None or not both or key[1] == HOOKS[(zlib.crc32(test.encode()) + turn) % 2]
+        yield mine and key not in seen
         seen.add(key)
+
+
+def turn_of(release: str) -> int:
+    """Of a kernel: that of 6.1 is not that of 6.12."""
+    return int(release.split(".")[1].partition("-")[0]) % 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-hook", action="store_true", help="packet tests on each hook, in twice the time")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     packets = [item for item in items if item.path.is_relative_to(WHERE)]
     names = [item.nodeid.partition("[") for item in packets]
-    runs = chosen([(test, case) for test, _, case in names])
+    turn = None if config.getoption("--every-hook") else turn_of(os.uname().release)
+    runs = chosen([(test, case) for test, _, case in names], turn)
     dropped = [item for item, one in zip(packets, runs, strict=True) if not one]
     config.hook.pytest_deselected(items=dropped)
     gone = set(map(id, dropped))

@@ -130,8 +130,8 @@ CASES = {
     "ipvlan": Case("ipvlan", ipvlan("l3"), underlay),
     "ipvlan, l2": Case("ipvlan", ipvlan("l2"), underlay),
     "ipvlan, l3s": Case("ipvlan", ipvlan("l3s"), underlay),
-    "nat": Case("nat", lambda made: NAT, lab=ROUTED),
-    "nat, accounting": Case("nat", lambda made: {**NAT, "accounting": True}, lab=ROUTED),
+    "nat": Case("nat", lambda made: NAT, underlay, lab=ROUTED),
+    "nat, accounting": Case("nat", lambda made: {**NAT, "accounting": True}, underlay, lab=ROUTED),
 }  # fmt: skip
 
 

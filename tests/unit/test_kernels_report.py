@@ -11,7 +11,7 @@ import pytest
 
 from pydp.modes import MODES
 from tests.kernels import report
-from tests.kernels.plugin import chosen, hook_of
+from tests.kernels.plugin import chosen, hook_of, turn_of
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TESTS = [
@@ -125,4 +125,14 @@ def test_of_each_test_one_case_a_hook_is_chosen() -> None:
         ("a", "xdp-2"),
     ]
     assert list(chosen(cases)) == [True, False, True, True, False, True, False]
+    turns = [list(chosen(cases, turn)) for turn in (0, 1)]
+    assert sorted([one[0], one[2]] for one in turns) == [
+        [False, True],
+        [True, False],
+    ]  # a: on one hook, then on the other
+    assert all([one[1], *one[3:]] == [False, True, False, True, False] for one in turns)
     assert [hook_of(case) for case in ("tc-1", "1-xdp", "vlan, tc", "etc", "")] == ["tc", "xdp", "tc", "", ""]
+
+
+def test_kernels_take_turns() -> None:
+    assert (turn_of("6.1.0-50-amd64"), turn_of("6.12.117+deb13-amd64"), turn_of("6.9-rc1")) == (1, 0, 1)
