@@ -32,6 +32,7 @@ from tests.datapath.test_vxlan import (
     tcp6,
     udp4,
 )
+from tests.kernels.needs import at_full_speed
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -68,6 +69,7 @@ def mark(rig: Rig, number: int, *, out: bool = False, **fields: Any) -> None:
     targets(rig).set(found, latest._replace(**fields))
 
 
+@at_full_speed
 def test_frames_into_the_tunnel_take_it(made: Rig) -> None:
     """What is kept is what is sent: here a mark that the long way does not know."""
     for frame in (udp4(), tcp6(), udp4(1464)):
