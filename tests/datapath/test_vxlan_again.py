@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("requires_root")
 
 ELSEWHERE = "02:00:00:00:0c:01"  # MAC address of another next hop
 OTHER = "192.0.2.3"
+PEER = 2  # VXLAN_PEER
 INSTANT = 0.05  # s: longer than a record is good for
 
 
@@ -132,6 +133,19 @@ def test_every_congestion_mark(made: Rig) -> None:
     for tos in range(8):
         made.send(outer(inner))
         assert made.send(outer(inner, tos=tos)).verdict == ("PUNT_ECN" if tos & 1 else "FORWARD_DECAP")
+
+
+@pytest.mark.parametrize("peer", [0, PEER])
+def test_what_comes_out_goes_to_the_peer_where_it_may(made: Rig, peer: int) -> None:
+    """As on the long way, by the port's flag (on tc; XDP does not ask)."""
+    ports = made.maps["vxlan_ports"]
+    before = ports.get(P1)
+    ports.set(P1, before._replace(flags=before.flags & ~PEER | peer))
+    try:
+        assert made.send(outer(INNER["udp"])).verdict == "FORWARD_DECAP"
+        assert max(target(made, 1, out=True)[1], key=lambda one: one.stamp).peer == bool(peer)
+    finally:
+        ports.set(P1, before)
 
 
 # What ends it
