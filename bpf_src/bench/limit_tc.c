@@ -22,19 +22,23 @@ enum limit_tunnel {
 	LIMIT_VXLAN = 50, /* bytes that VXLAN over IPv4 adds */
 };
 
-/* Out of that device with the bytes of VXLAN behind the Ethernet header, which decide nothing, and told to cut up frames as VXLAN asks:
- * the limit of all that encapsulate. What is not IP goes as it is: the kernel opens no other frame. */
+/* Out of that device with the bytes of VXLAN behind the Ethernet header, and told to cut up frames as VXLAN asks: the limit of all that
+ * encapsulate. They decide nothing, but who cuts a frame up looks in them for IPv4, UDP and, before the frame's own packet, its Ethertype.
+ * What is not IP goes as it is: the kernel opens no other frame. */
 int limit_vxlan_in(struct __sk_buff *ctx)
 {
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 			    BPF_F_ADJ_ROOM_ENCAP_L2(14) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
 	if (!bpf_skb_adjust_room(ctx, LIMIT_VXLAN, BPF_ADJ_ROOM_MAC, flags)) {
-		__u64 *room = (void *)(long)ctx->data + 16;
+		__u16 *version = (void *)(long)ctx->data + 14;
+		__u64 *room = (void *)(version + 1);
 		if ((void *)(room + LIMIT_VXLAN / 8) > (void *)(long)ctx->data_end)
 			return TC_ACT_SHOT;
+		*version = 0x45;
 #pragma unroll
 		for (int i = 0; i < LIMIT_VXLAN / 8; i++)
-			room[i] = 0x4500;
+			room[i] = 17ULL << 56; /* the first one ends with the protocol */
+		version[24] = version[-1];
 	}
 	return bpf_redirect(CONSTANT(0), 0);
 }
