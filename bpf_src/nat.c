@@ -102,6 +102,8 @@ static __always_inline enum verdict nat_flow_of(struct nat_scratch *s, const str
 	__u64 hash = nat_hash(key, protocol, s->view.version, at->seed);
 	s->hash = hash;
 	s->plan.stale = s->plan.moved = 0;
+	if (!error && nat_expects(s))
+		nat_fetch_ahead(s, at->seed);
 	bool theirs = !error || nat_same_address(key->daddr, s->view.tuple.daddr); /* as nf_conntrack_inet_error() */
 	if (theirs && nat_find(key, protocol, s->view.version, hash, found))
 		return nat_check(s, at, found, kind);
@@ -200,6 +202,7 @@ static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *pack
 	} else if (s->view.kind == TUPLE_FLOW) {
 		next = NAT_BEGIN;
 		verdict = nat_flow_of(s, &at, &found, NAT_PLAIN);
+		s->began = !found.flow;
 		if (verdict == PASS_UNCLAIMED && !found.flow && !nat_concerns(s, &at))
 			return PASS_UNCLAIMED;
 	}
@@ -216,7 +219,13 @@ static __always_inline enum verdict nat_stage(hook_ctx *ctx, struct packet *pack
 		return verdict;
 	s->reset = verdict == FORWARD_REJECT;
 	s->run = s->look = 0;
-	nat_tails.call(ctx, s->reset || s->task.mtu ? NAT_ANSWER : next);
+	/* By numbers that are written in the code, with which the kernel makes the call a jump. */
+	if (s->reset || s->task.mtu)
+		nat_tails.call(ctx, NAT_ANSWER);
+	else if (next == NAT_BEGIN)
+		nat_tails.call(ctx, NAT_BEGIN);
+	else
+		nat_tails.call(ctx, NAT_ERROR);
 	return PUNT_ERROR;
 }
 

@@ -71,7 +71,7 @@ struct nat_scratch {
 	__u64 reply_hash;
 	struct nat_frontend frontend; /* that it is addressed to, if it is */
 	__u32 served; /* it is */
-	__u32 pad;
+	__u32 began; /* the flow of the packet before was not known */
 	struct nat_name name;
 	struct nat_client client;
 	struct nat_piece piece;

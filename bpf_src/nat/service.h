@@ -22,7 +22,6 @@ static __always_inline struct nat_frontend *nat_frontend(struct nat_scratch *s)
 	name->port = tuple->dport;
 	name->protocol = view->protocol;
 	name->version = view->version;
-	nat_fetch_ahead(&s->view, s->hash);
 	struct nat_frontend *found = nat_frontends.lookup(name);
 	if (found)
 		return found;

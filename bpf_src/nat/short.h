@@ -3,9 +3,9 @@
 //
 // Each CPU keeps what the long way found out: what such packets leave as, the differences to their checksums, the next hop. A record is good for
 // 16 jiffies, so that the flow's life, its backend and the next hop are seen to that often, and made by the long way alone. It is a line of the
-// cache, and stands in one of two that lie side by side, which a CPU fetches together. All of a CPU's are one element of an array: of a per-CPU
-// array each stands by itself, and is found through a pointer. What is compared is gathered before the one branch: each way out costs clang some
-// ten stores before it.
+// cache; tags, which the caches keep, say which of two it could be: for a flow that has none, as one that begins, no line is brought from memory.
+// All of a CPU's are one element of an array: of a per-CPU array each stands by itself, and is found through a pointer. What is compared is
+// gathered before the one branch: each way out costs clang some ten stores before it.
 
 enum nat_short_limit {
 	NAT_SHORT_PLACES = 4096, /* pairs of records of a CPU, a power of two */
@@ -34,7 +34,8 @@ struct nat_recent {
 
 /* Two flows have room at each place. Were it one, a fifth of 1000 flows would drive another out each time. */
 struct nat_recents {
-	struct nat_recent one[8192]; /* twice NAT_SHORT_PLACES, in a number that Python can read */
+	__u16 tags[4096]; /* of each pair: of the first below, of the second above, 8 bits of their hashes, 0 for none */
+	struct nat_recent one[8192]; /* the pairs */
 };
 
 /* Written by the datapath. An element for each CPU. */
@@ -50,6 +51,7 @@ static __always_inline __u32 nat_instant(void)
 struct nat_sought {
 	struct nat_recents *recents; /* of this CPU, or 0 */
 	__u32 place;
+	__u32 tag;
 };
 
 static __always_inline struct nat_sought nat_sought(__u64 addresses, __u64 rest)
@@ -57,7 +59,14 @@ static __always_inline struct nat_sought nat_sought(__u64 addresses, __u64 rest)
 	__u64 hash = (addresses * 0x9e3779b97f4a7c15ULL) ^ (rest * 0xd6e8feb86659fd93ULL);
 	__u32 cpu = bpf_get_smp_processor_id();
 	return (struct nat_sought){ .recents = nat_recents.lookup(&cpu),
-				    .place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1) };
+				    .place = (hash >> 40 ^ hash >> 20) & (NAT_SHORT_PLACES - 1),
+				    .tag = hash >> 56 | 1 };
+}
+
+/* What the tags of its place are other than its own: 0 in the lower byte for the first record, in the next one for the second. */
+static __always_inline __u32 nat_sought_differs(const struct nat_sought *sought)
+{
+	return sought->recents->tags[sought->place] ^ (sought->tag | sought->tag << 8);
 }
 
 static __always_inline struct nat_recent *nat_sought_recent(const struct nat_sought *sought, bool second)
@@ -103,11 +112,10 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	if (!sought.recents)
 		return;
 	/* Its own record, or one that is not in use, or the second. */
-	struct nat_recent *recent = nat_sought_recent(&sought, false), *other = nat_sought_recent(&sought, true);
-	if (nat_recent_differs(recent, addresses, rest) &&
-	    (!nat_recent_differs(other, addresses, rest) || recent->stamp == nat_instant()))
-		recent = other;
-	if (!nat_recent_differs(recent, addresses, rest))
+	__u32 differs = nat_sought_differs(&sought);
+	bool second = (__u8)differs && (!(differs >> 8) || nat_sought_recent(&sought, false)->stamp == nat_instant());
+	struct nat_recent *recent = nat_sought_recent(&sought, second);
+	if (!(__u8)differs || !(differs >> 8))
 		recent->stamp = 0;
 	if (s->task.exit != NAT_EXIT_DIRECT || !steady || view->first || view->transport - view->network != 20 ||
 	    view->network != ETH_HLEN)
@@ -126,6 +134,8 @@ static __always_inline void nat_keep(struct nat_scratch *s, const struct packet 
 	recent->backend = flow->backend | (found->way ? NAT_SHORT_REPLY : 0);
 	recent->generation = flow->generation;
 	recent->stamp = nat_instant();
+	__u16 *tags = &sought.recents->tags[sought.place];
+	*tags = second ? (*tags & 0xff) | sought.tag << 8 : (*tags & 0xff00) | sought.tag;
 }
 
 /* Count a packet of LENGTH bytes for the backend that RECENT is about. False if that is drained or gone, or the counter was another's. */
@@ -165,8 +175,10 @@ static __always_inline enum verdict nat_short(hook_ctx *ctx, struct packet *pack
 	struct nat_sought sought = nat_sought(addresses, rest);
 	if (!sought.recents)
 		return PASS_UNCLAIMED;
-	__u64 other = nat_recent_differs(nat_sought_recent(&sought, false), addresses, rest);
-	struct nat_recent *recent = nat_sought_recent(&sought, (other | -other) >> 63);
+	__u32 other = nat_sought_differs(&sought);
+	if ((__u8)other && other >> 8)
+		return PASS_UNCLAIMED;
+	struct nat_recent *recent = nat_sought_recent(&sought, (__u8)other);
 	__u64 differs = nat_recent_differs(recent, addresses, rest) |
 			(recent->mac ^ *(__u64 *)data) << (64 - NAT_SHORT_MAC) | (recent->stamp ^ nat_instant());
 	differs |= plain_frame(data) | (*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) | flags;
