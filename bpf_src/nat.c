@@ -22,6 +22,7 @@
 #include "nat/state.h"
 #include "nat/way.h"
 #include "nat/hint.h"
+#include "nat/ahead.h"
 #include "nat/service.h"
 #include "nat/source.h"
 #include "nat/deliver.h"
