@@ -120,9 +120,9 @@ def compile_source(source: Source, cflags: tuple[str, ...] = ()) -> Compiled:
         headers = kernel_headers()
         name = kept.name_of(_key(stripped(source.text), cflags), str(headers or kernel_release()))
         found = kept.recall(name)
-        _cache[key] = _revived(source, found) if found else _compile(source, cflags)
+        _cache[key] = revived(source, found) if found else _compile(source, cflags)
         if not found:
-            kept.keep(name, _document(_cache[key]))
+            kept.keep(name, document_of(_cache[key]))
     return _cache[key]
 
 
@@ -130,8 +130,8 @@ def _key(text: str, cflags: tuple[str, ...]) -> str:
     return hashlib.sha256("\0".join((text, *cflags)).encode()).hexdigest()
 
 
-def _document(compiled: Compiled) -> dict[str, Any]:
-    """What is to be kept, as JSON can hold it. Types stand in the text."""
+def document_of(compiled: Compiled) -> dict[str, Any]:
+    """What was compiled, as JSON can hold it. Types stand in the text."""
     return {
         "programs": {
             one.name: [base64.b64encode(one.insns).decode(), one.maps, one.constants]
@@ -148,7 +148,8 @@ def _ctype(one: Any) -> str:
     return f"struct {one.name}" if isinstance(one, Record) else str(one.name)
 
 
-def _revived(source: Source, document: Mapping[str, Any]) -> Compiled:
+def revived(source: Source, document: Mapping[str, Any]) -> Compiled:
+    """What SOURCE was compiled to, of which this is the DOCUMENT."""
     abi = Abi(source.text)
     programs = {
         name: Bytecode(name, base64.b64decode(insns), tuple(map(tuple, maps)), tuple(map(tuple, constants)))

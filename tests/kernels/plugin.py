@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plugin of `make test-kernels`: of each packet test the first case on a hook, on the other hook with another kernel,
 or with --every-hook on both; how each test ended is noted at once, so that a run that is cut short has found what it
-has found, and what failed is told.
+has found, and what failed is told. A guest has its host compile.
 
 Emulation takes twenty times as long; what a kernel decides (which programs it takes, what its helpers do) does not
 hang on the numbers in a packet, and all cases run on the machine's own kernel.
@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.needs import note
+from ebpf import compiler
+from tests.kernels import compiles
+from tests.kernels.needs import RESULTS, note
 
 HOOKS = ("tc", "xdp")
 WHERE = Path(__file__).parents[1] / "datapath"
@@ -49,6 +51,11 @@ def turn_of(release: str) -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-hook", action="store_true", help="packet tests on each hook, in twice the time")
+
+
+def pytest_configure() -> None:
+    if folder := os.environ.get(RESULTS):
+        compiler._compile = compiles.asking(compiler._compile, Path(folder) / compiles.FOLDER)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
