@@ -66,6 +66,11 @@ def aged(packet: Packet) -> Packet:
     return packet
 
 
+def carried(packet: Any, packets: int, size: int) -> bool:
+    """Are these counts of PACKET sent twice, or more often if the way was forgotten in between?"""
+    return packets >= 2 and size == packets * len(packet)
+
+
 # What goes where
 
 
@@ -74,7 +79,8 @@ def test_from_a_port_into_the_tunnel(make: MakeIpip, net: Net) -> None:
     result = rig.sent("port", net.frame(packet, PORT, STATION), net.ends[1])
     assert (result.verdict, result.action) == ("FORWARD_ENCAP", REDIRECT)
     assert result.frame == net.sent(aged(packet), ttl=63)
-    assert rig.counts(net.ends[1]) == (2, 2 * len(packet), 0, 0)
+    assert carried(packet, *rig.counts(net.ends[1])[:2])
+    assert rig.counts(net.ends[1])[2:] == (0, 0)
     assert rig.counts(net.ends[2]) == (0, 0, 0, 0)
 
 
@@ -84,8 +90,8 @@ def test_on_the_way_out_into_the_tunnel(make: MakeIpip, net: Net) -> None:
     result = rig.sent("leaving", frame, net.ends[1])
     assert (result.verdict, result.action) == ("PASS_ENCAP", PASS)
     assert result.frame == net.sent(packet)
-    packets, size, *punted = rig.counts(net.ends[1])
-    assert (packets >= 2, size, punted) == (True, packets * len(packet), [0, 0])  # more if the way was forgotten
+    assert carried(packet, *rig.counts(net.ends[1])[:2])
+    assert rig.counts(net.ends[1])[2:] == (0, 0)
 
 
 def test_the_stacks_next_hop_will_do(make: MakeIpip, net: Net) -> None:
@@ -116,7 +122,8 @@ def test_out_of_the_tunnel_to_a_port(make: MakeIpip, net: Net) -> None:
     result = rig.delivered(net.received(packet), net.near)
     assert (result.verdict, result.action) == ("FORWARD_DECAP", REDIRECT)
     assert result.frame == net.frame(aged(packet), STATION, PORT)
-    assert rig.counts(net.ends[1]) == (0, 0, 2, 2 * len(packet))
+    assert rig.counts(net.ends[1])[:2] == (0, 0)
+    assert carried(packet, *rig.counts(net.ends[1])[2:])
 
 
 def test_from_one_peer_to_another(make: MakeIpip, net: Net) -> None:
@@ -126,8 +133,9 @@ def test_from_one_peer_to_another(make: MakeIpip, net: Net) -> None:
     assert (result.verdict, result.action) == ("FORWARD_ENCAP", REDIRECT)
     marked = aged(net.inner(dst=net.farther, tos=0x2B))
     assert result.frame == net.sent(marked, dst=other, ttl=63, tos=2)
-    assert rig.counts(peer) == (0, 0, 2, 2 * len(packet))
-    assert rig.counts(other) == (2, 2 * len(packet), 0, 0)
+    assert rig.counts(peer)[:2] == rig.counts(other)[2:] == (0, 0)
+    assert carried(packet, *rig.counts(peer)[2:])
+    assert carried(packet, *rig.counts(other)[:2])
     rig.forget()
     result = rig.send("arriving", net.received(packet))  # no way known: the stack tries
     assert (result.verdict, result.frame) == ("PASS_DECAP", net.frame(packet, HERE, THERE))
