@@ -20,7 +20,7 @@ from ebpf.cachedir import NotOurs, cache_folder, is_own, make_own
 _FORMAT = 1
 _MOST = 1024  # files; those not used for longest go first
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
-_OFF = "PYDP_NO_CACHE"  # in the environment: neither read nor write
+OFF = "PYDP_NO_CACHE"  # in the environment: neither read nor write
 
 
 def name_of(key: str, headers: str) -> str:
@@ -30,7 +30,7 @@ def name_of(key: str, headers: str) -> str:
 
 def recall(name: str) -> dict[str, Any] | None:
     """What was kept under that name."""
-    if os.environ.get(_OFF):
+    if os.environ.get(OFF):
         return None
     with contextlib.suppress(NotOurs, OSError, ValueError, zlib.error):
         folder = cache_folder("compiled")
@@ -44,7 +44,7 @@ def recall(name: str) -> dict[str, Any] | None:
 
 def keep(name: str, document: dict[str, Any]) -> None:
     """Keep DOCUMENT under that name; quietly not, where that cannot be done."""
-    if os.environ.get(_OFF):
+    if os.environ.get(OFF):
         return
     with contextlib.suppress(NotOurs, OSError):
         folder = cache_folder("compiled")

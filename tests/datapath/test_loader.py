@@ -182,6 +182,7 @@ int work(struct xdp_md *ctx)
 	return records.lookup(&zero) ? XDP_PASS : XDP_DROP;
 }
 """
+    monkeypatch.setenv("PYDP_NO_CACHE", "1")
     monkeypatch.setattr(compiler, "Abi", lambda _: PACKED)
     with pytest.raises(LayoutMismatch, match=r"map records: .* is not clang's.*struct laid.large is at 1"):
         compile_source(source(text))

@@ -273,7 +273,7 @@ def test_maglev_moves_few_when_a_backend_leaves(nat_on: MakeNat) -> None:
 
 def test_affinity(nat_on: MakeNat) -> None:
     rig = nat_on("tc")
-    rig.serve(udp(EIGHT, affinity=10.0))
+    rig.serve(udp(EIGHT, affinity=1000.0))
     clients = [f"198.51.100.{host}" for host in range(1, 21)]
 
     def homes() -> dict[str, set[str]]:
@@ -283,11 +283,11 @@ def test_affinity(nat_on: MakeNat) -> None:
     first = homes()
     assert {len(home) for home in first.values()} == {1}
     assert len(set.union(*first.values())) > 1
-    rig.age(9)
+    rig.age(900)
     assert homes() == first, "within the timeout"
-    rig.age(9)
+    rig.age(900)
     assert homes() == first, "each connection begins it anew"
-    rig.age(11)
+    rig.age(1100)
     later = homes()
     assert {len(home) for home in later.values()} == {1}
     assert later != first, "all twenty at home where they were before"

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ebpf import kept
 from ebpf.compiler import Compiled, compile_source, document_of, revived
 from ebpf.errors import EbpfError
 from ebpf.source import Source
@@ -27,9 +29,11 @@ Compile = Callable[[Source, tuple[str, ...]], Compiled]
 
 
 def asking(alone: Compile, folder: Path, patience: float = PATIENCE) -> Compile:
-    """What compiles by asking in FOLDER, and ALONE where the host cannot, or does not answer."""
+    """What compiles by asking in FOLDER, and ALONE where the host cannot, or does not answer, or nothing is to be kept."""
 
     def compiled(source: Source, cflags: tuple[str, ...]) -> Compiled:
+        if os.environ.get(kept.OFF):
+            return alone(source, cflags)
         text = json.dumps([source.text, source.files, cflags])
         question = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.question"
         _write(question, text)
