@@ -28,7 +28,7 @@ from ebpf.headers import kernel_headers, kernel_release
 from ebpf.maps import MapSpec
 from ebpf.records import Record
 from ebpf.source import Source
-from ebpf.verifierlog import with_our_lines
+from ebpf.verifierlog import tells_places, unmarked, with_our_lines
 
 CONSTANT_MAGIC = 0x7D9D5EED  # of a constant that is written in when the program is loaded (bpf_src/abi.h)
 LOG_SIZE = 16 << 20  # bytes for what the verifier says
@@ -281,8 +281,16 @@ def verifier_log(compiled: Compiled, program: str, kind: int) -> str:
     """What the verifier says of a program of this KIND (libbpf.PROG_TYPE_*), with source lines: bcc loads it with its
     line table, which our bytecode lacks. Empty when the verifier takes it so.
     """
+    text, files = compiled.source.text, compiled.source.files
+    log = _verifier_log(compiled.source, program, kind)
+    if log and not tells_places(log):
+        log = _verifier_log(Source(unmarked(text), files), program, kind)
+    return with_our_lines(log, text)
+
+
+def _verifier_log(source: Source, program: str, kind: int) -> str:
     bcc = _bcc()
-    module = _module(compiled.source, ())
+    module = _module(source, ())
     log = ct.create_string_buffer(LOG_SIZE)
     raw = program.encode()
     lib, handle = bcc.lib, _handle(module)
@@ -295,6 +303,6 @@ def verifier_log(compiled: Compiled, program: str, kind: int) -> str:
         if fd >= 0:  # it is our constants that the verifier does not like: its log for bcc's program tells nothing
             os.close(fd)
             return ""
-        return with_our_lines(log.value.decode(errors="replace"), compiled.source.text)
+        return log.value.decode(errors="replace")
     finally:
         module.cleanup()

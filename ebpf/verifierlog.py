@@ -6,21 +6,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_LINE_MARK = re.compile(r'#line (\d+) "(.*)"')
+_LINE_MARK = re.compile(r'^#line (\d+) "(.*)"', re.MULTILINE)
 _REMARK = re.compile(r"^; (.*)$", re.MULTILINE)
 _PLACE = re.compile(r" @ (\S+?):(\d+)$")
 _FUNCTION = re.compile(r"(?!typedef|#)\w[\w\s*]*\([^;]*$")  # the first line of a definition, at column 0
 
 
 def with_our_lines(log: str, text: str) -> str:
-    """LOG with the lines of our files behind its remarks.
+    """LOG with the lines of our files in its remarks, and where they stand.
 
     bcc puts an attribute before each function, on a line of its own, so what the kernel is told of a place in the n-th
     function after a mark is n lines too far down. Kernels before 6.9 do not tell it, and give the line's text alone:
-    that has a place where it stands but once in TEXT.
+    that has a place where it stands but once in TEXT (see `unmarked`).
     """
     places: dict[str, list[tuple[str, int]]] = {}
-    ours: dict[tuple[str, int], int] = {}
+    ours: dict[tuple[str, int], tuple[int, str]] = {}
     file, line, shift = "", 0, 0
     for physical in text.splitlines():
         if mark := _LINE_MARK.match(physical):
@@ -28,18 +28,30 @@ def with_our_lines(log: str, text: str) -> str:
             continue
         line += 1
         shift += bool(_FUNCTION.match(physical))
-        ours[file, line + shift] = line
-        places.setdefault(physical.strip(), []).append((file, line))
+        ours[file, line + shift] = line, physical.strip()
+        if physical.strip():
+            places.setdefault(physical.strip(), []).append((file, line))
 
     def placed(found: re.Match[str]) -> str:
         code = found[1]
         if told := _PLACE.search(code):
             file, line = Path(told[1]).name, int(told[2])
-            return f"; {code[: told.start()]} @ {file}:{ours.get((file, line), line)}"
+            line, stands_there = ours.get((file, line), (line, ""))
+            return f"; {code[: told.start()].strip() or stands_there} @ {file}:{line}"
         stands = places.get(code.strip(), [])
         return f"; {code} @ {stands[0][0]}:{stands[0][1]}" if len(stands) == 1 else f"; {code}"
 
     return _REMARK.sub(placed, log)
+
+
+def tells_places(log: str) -> bool:
+    """Does the kernel that wrote LOG say of lines where they stand?"""
+    return any(_PLACE.search(remark) for remark in _REMARK.findall(log))
+
+
+def unmarked(text: str) -> str:
+    """TEXT as one file: bcc tells the kernel what stands in a line of its own file, and not in one of another name."""
+    return _LINE_MARK.sub("", text)
 
 
 def last_place(log: str) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebpf.verifierlog import last_place, reason, with_our_lines
+from ebpf.verifierlog import last_place, reason, tells_places, unmarked, with_our_lines
 
 TEXT = """#line 1 "/src/lib/one.h"
 static int first(struct xdp_md *ctx)
@@ -33,9 +33,10 @@ R1 offset is outside of the packet
 processed 2 insns (limit 1000000) max_states_per_insn 0
 """
 OLD = NEW.replace(" @ one.h:5", "")
+NO_TEXT = NEW.replace("return data[13];", "")  # what bcc tells of files other than its own
 
 
-@pytest.mark.parametrize("log", [NEW, OLD], ids=["since 6.9", "before"])
+@pytest.mark.parametrize("log", [NEW, NO_TEXT, OLD], ids=["since 6.9", "without text", "before"])
 def test_a_remark_has_the_place_in_our_file(log: str) -> None:
     """bcc's attribute before first() has moved it a line down."""
     ours = with_our_lines(log, TEXT)
@@ -49,6 +50,21 @@ def test_a_line_whose_place_nobody_knows_has_none(code: str) -> None:
     """Not that of a remark before it, either."""
     ours = with_our_lines(f"; return data[13];\n1: r0 = 1\n; {code}\n2: r0 = 2\n", TEXT)
     assert last_place(ours) == ("", 0)
+
+
+def test_an_empty_line_has_no_place() -> None:
+    assert last_place(with_our_lines("; \n1: r0 = 1\n", TEXT + "\n")) == ("", 0)
+
+
+def test_which_kernel_tells_places() -> None:
+    assert [tells_places(log) for log in (NEW, NO_TEXT, OLD, "; \n")] == [True, True, False, False]
+
+
+def test_without_marks_lines_stay_where_they_are() -> None:
+    one = unmarked(TEXT)
+    assert "#line" not in one
+    assert one.splitlines()[1] == TEXT.splitlines()[1]
+    assert last_place(with_our_lines(OLD, TEXT)) == ("one.h", 4)
 
 
 def test_a_log_without_remarks() -> None:
