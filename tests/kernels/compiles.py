@@ -29,7 +29,7 @@ Compile = Callable[[Source, tuple[str, ...]], Compiled]
 
 
 def asking(alone: Compile, folder: Path, patience: float = PATIENCE) -> Compile:
-    """What compiles by asking in FOLDER, and ALONE where the host does not answer or cannot, or nothing is to be kept."""
+    """What compiles by asking in FOLDER, and ALONE where the host cannot, or is silent, or nothing is to be kept."""
 
     def compiled(source: Source, cflags: tuple[str, ...]) -> Compiled:
         if os.environ.get(kept.OFF):
