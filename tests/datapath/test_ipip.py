@@ -16,6 +16,7 @@ from pydp.model import Route, Tunnel
 from tests.datapath.frames import ICMP, IP, Dot1Q, Ether, IPOption_NOP, IPv6, IPv6ExtHdrFragment, Packet, Raw
 from tests.datapath.harness import BASE, DROP, PASS, REDIRECT, ticks_now
 from tests.datapath.ipip_rig import HERE, KINDS, PORT, STATION, THERE, IpipRig, Net
+from tests.kernels.needs import any_kernel
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -512,6 +513,7 @@ def test_a_neighbour_that_stands_for_a_peer(make: MakeIpip, name: str) -> None:
 # Many peers
 
 
+@any_kernel
 def test_ten_thousand_peers(requires_root: None) -> None:
     """Random networks of every length: the one that ipaddress finds is taken, and its peer is the one heard."""
     draw = random.Random(3)

@@ -21,7 +21,7 @@ from tests.datapath.harness import Result
 from tests.datapath.ipip_rig import PORT, STATION, THERE, IpipRig, Net
 from tests.datapath.recents import Recents, place
 from tests.datapath.test_ipip import FIXED, INHERITED, aged, told
-from tests.kernels.needs import at_full_speed
+from tests.kernels.needs import at_full_speed, examples
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -189,7 +189,7 @@ def test_what_is_not_plain_fares_the_same(rig: IpipRig, way: str) -> None:
 def test_random_bytes_fare_the_same(rig: IpipRig, way: str) -> None:
     draw = random.Random(7)
     base = plain(way)
-    for _ in range(300):
+    for _ in range(examples(300)):
         frame = changed(base, draw.randrange(14, 62), bytes([draw.getrandbits(8)]))
         if draw.random() < 0.5:
             frame = repaired(frame, 14)

@@ -114,7 +114,7 @@ def test_noise(nat: MakeNat, net: Net) -> None:
     net.serve(rig)
     connect(rig, net)
     good = arriving(segment(net.asked, data=bytes(30)), WORLD)
-    for _ in range(1500):
+    for _ in range(examples(1500)):
         frame = bytearray(good)
         if rng.random() < 0.5:
             frame[HEADERS[net.version] :] = rng.randbytes(rng.randrange(80))

@@ -33,6 +33,7 @@ from pydp.services.records import FRONTEND, hints, name_key
 from pydp.services.stored import load
 from pydp.services.text import parse_service
 from pydp.sources import bpf_src
+from tests.kernels.needs import any_kernel
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -585,6 +586,7 @@ def in_child(work: Callable[[], None]) -> int:
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
 
+@any_kernel
 def test_killed_at_every_write(rig: Rig, monkeypatch: pytest.MonkeyPatch, hasty: None) -> None:
     """Whoever comes next finishes it: before each write to a map, and before each statement of SQL."""
     before, after = many(6, 1), [*many(4, 2), replace(ANY, name="any")]
@@ -662,6 +664,7 @@ def test_a_map_that_fails_leaves_the_change_noted(rig: Rig, monkeypatch: pytest.
 # Many
 
 
+@any_kernel
 def test_twenty_thousand_services(
     make: Callable[..., Rig], record_testsuite_property: Callable[[str, object], None]
 ) -> None:

@@ -41,6 +41,7 @@ from tests.datapath.frames import (
     tagged,
 )
 from tests.datapath.harness import BASE, DROP, PASS, REDIRECT, Result, Rig, port_mac, ticks_now
+from tests.kernels.needs import any_kernel
 
 pytestmark = pytest.mark.usefixtures("requires_root")
 
@@ -851,6 +852,7 @@ def test_records_are_those_of_c(rig: MakeRig) -> None:
     assert (segments[1].first, segments[1].count) == (2, 2)
 
 
+@any_kernel
 def test_many_vteps_are_all_known(rig_on: Any, family: int) -> None:
     """Every key that Python places is where the C text looks for it; those next to it are not."""
     text = "2001:db8::{:x}" if family == 6 else "10.8.{}.{}"
