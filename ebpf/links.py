@@ -9,11 +9,11 @@ filters on a clsact qdisc for tc; those are replaced atomically too, but stay un
 from __future__ import annotations
 
 import errno
-import os
 from typing import Protocol
 
 from ebpf import libbpf
 from ebpf.errors import AttachError, DeviceGone
+from ebpf.handle import Handle
 from ebpf.hooks import Hook, filters
 from ebpf.loader import Program
 
@@ -51,11 +51,11 @@ class Link(Protocol):
         """Id of the program that runs, 0 for none."""
 
 
-class BpfLink:
+class BpfLink(Handle):
     """An XDP or tcx bpf_link. Owns its file descriptor."""
 
     def __init__(self, fd: int, hook: Hook) -> None:
-        self.fd = fd
+        super().__init__(fd)
         self.hook = hook
         self.kind = "xdp" if hook.startswith("xdp") else "tcx"
 
@@ -82,14 +82,6 @@ class BpfLink:
             if error.errno != errno.ENOLINK:  # it was detached before
                 raise AttachError(f"detaching: {error.strerror}") from error
         self.close()
-
-    def pin(self, path: str) -> None:
-        libbpf.obj_pin(self.fd, path)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
     @property
     def ifindex(self) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from ebpf import libbpf, loops
 from ebpf.compiler import LOG_SIZE, Bytecode, Compiled, verifier_log
 from ebpf.errors import NotPermitted, NotSupported, VerifierError
+from ebpf.handle import Handle
 from ebpf.maps import Map
 from ebpf.verifierlog import last_place, reason
 
@@ -28,11 +29,11 @@ HOOK_TYPES = {
 _ATTACH_TYPES = {"connect4": libbpf.ATTACH_CGROUP_CONNECT4}  # of hooks that a program is verified for
 
 
-class Program:
+class Program(Handle):
     """A loaded program. Owns its file descriptor."""
 
     def __init__(self, fd: int, name: str) -> None:
-        self.fd = fd
+        super().__init__(fd)
         self.name = name
 
     @classmethod
@@ -52,20 +53,6 @@ class Program:
     @property
     def tag(self) -> str:
         return bytes(self.info.tag).hex()
-
-    def pin(self, path: str) -> None:
-        libbpf.obj_pin(self.fd, path)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ebpf import libbpf
 from ebpf.errors import LayoutMismatch, MapError, MapFull, NotPermitted
+from ebpf.handle import Handle
 
 BATCH = 4096
 PER_CPU = frozenset({"percpu_hash", "percpu_array", "lru_percpu_hash"})
@@ -88,12 +89,12 @@ def _map_error(spec: MapSpec, action: str, error: OSError) -> MapError | NotPerm
     return MapError(f"map {spec.name}: {action}: {error.strerror}")
 
 
-class Map:
+class Map(Handle):
     """An open map. Owns its file descriptor. Per-CPU maps give the list of all CPUs' values per key."""
 
     def __init__(self, spec: MapSpec, fd: int) -> None:
+        super().__init__(fd)
         self.spec = spec
-        self.fd = fd
         self.cpus = libbpf.cpu_count() if spec.kind in PER_CPU else 0
         # A per-CPU map hands out every value rounded up to 8 bytes, one per possible CPU (kernel/bpf/syscall.c).
         self._stride = -(-spec.value.size // 8) * 8 if self.cpus else spec.value.size
@@ -130,26 +131,12 @@ class Map:
         info_entries = libbpf.map_info(fd).max_entries
         return cls(spec.sized(info_entries), fd)
 
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Map:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Map {self.spec.name} {self.spec.kind} fd={self.fd}>"
 
     @property
     def id(self) -> int:
         return int(libbpf.map_info(self.fd).id)
-
-    def pin(self, path: str) -> None:
-        libbpf.obj_pin(self.fd, path)
 
     def _decode(self, raw: bytes) -> Any:
         size = self.spec.value.size
