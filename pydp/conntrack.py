@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from pydp.datapath.api import Datapath
-from pydp.datapath.change import run_requests
+from pydp.datapath.control import run_requests
 from pydp.datapath.reader import Reader, coarse_clock
 from pydp.datapath.specs import compare_layouts
 from pydp.datapath.state import Instance

@@ -16,8 +16,10 @@ from ebpf.errors import EbpfError
 from ebpf.loader import Program
 from ebpf.maps import Map
 from ebpf.pins import Store, pin_errors
-from pydp.datapath import change, companions, comparing, files, recovery
+from pydp.datapath import companions, comparing, files, recovery
+from pydp.datapath.change import Change
 from pydp.datapath.contents import Filler, adopted, peers_of, slots_of, with_contents, with_fdb
+from pydp.datapath.control import run_control
 from pydp.datapath.hooks import Choice, choose, together
 from pydp.datapath.settings import merged, settings_of, still_needed
 from pydp.datapath.specs import dict_options, specs_of
@@ -121,7 +123,7 @@ class Datapath:
                     instance = comparing.begun(instance, made=True)
                 new = replace(alive, instances={**alive.instances, instance.name: instance})
                 new = replace(new, settings=merged(still_needed(old, new), settings_of(instance, plan.devices, old)))
-                done = change.Change(self.store, old, alive, new, lambda _: context, filler).run()
+                done = Change(self.store, old, alive, new, lambda _: context, filler).run()
         sweep(self.store)
         return done.instances[instance.name]
 
@@ -176,7 +178,7 @@ class Datapath:
         """From OLD, of which ALIVE is left, to NEW, for which no instance is to be filled."""
         new = replace(new, settings=still_needed(old, new))
         with companions.kept(self.store):
-            return change.Change(self.store, old, alive, new, _no_context).run()
+            return Change(self.store, old, alive, new, _no_context).run()
 
     def _plan(self, request: Request, old: State, view: View) -> _Plan:
         mode = mode_of(request.mode)
@@ -236,7 +238,7 @@ class Datapath:
         of the store. Raises EbpfError.
         """
         with self.controlling(instance) as (program, requests, cursor):
-            return change.run_control(program, requests, cursor, wanted)
+            return run_control(program, requests, cursor, wanted)
 
     @contextlib.contextmanager
     def controlling(self, instance: Instance) -> Iterator[tuple[Program, Map, Map]]:

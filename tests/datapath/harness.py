@@ -22,8 +22,8 @@ from ebpf.compiler import Compiled, compile_source
 from ebpf.loader import Program, load
 from ebpf.maps import Map
 from ebpf.source import Source, flatten
-from pydp.datapath.change import run_control
 from pydp.datapath.compose import Stage, compose, program_name, written
+from pydp.datapath.control import run_control
 from pydp.kernel.defaults import possible_cpus
 from pydp.model import Bridge, Defaults, FdbEntry, Link, Vxlan
 from pydp.modes import MODES

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ebpf.loader import load
-from pydp.datapath.change import run_control, run_requests
+from pydp.datapath.control import run_control, run_requests
 from tests.datapath.frames import IP, UDP, Ether, IPv6, Raw
 from tests.datapath.nat_rig import NatRig
 

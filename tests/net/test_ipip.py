@@ -18,6 +18,7 @@ from ebpf.pins import Store
 from pydp import tunnel
 from pydp.datapath import Datapath, Reader, Request
 from pydp.datapath import change as changes
+from pydp.datapath.build import Builder
 from pydp.errors import PydpError, UsageError
 from pydp.kernel import routes as kernel_routes
 from pydp.lab import Capture, Namespace, Node, Nodes, ping, tcp_transfer, udp_sizes
@@ -312,7 +313,7 @@ def test_a_route_of_somebody_else_is_not_replaced(nodes: NodesFactory) -> None:
 
 
 MOMENTS: list[tuple[Any, str, bool]] = [
-    (changes.Change, "_prepare", True), (changes.Change, "_switch", False), (kernel_routes, "add_routes", False),
+    (Builder, "make", True), (changes.Change, "_switch", False), (kernel_routes, "add_routes", False),
     (kernel_routes, "add_routes", True), (Store, "commit", False), (Store, "commit", True), (changes, "finish", False),
 ]  # fmt: skip
 

@@ -13,8 +13,8 @@ from ebpf.loader import Program
 from ebpf.pins import STATE
 from pydp import fdb
 from pydp.datapath import Datapath, Reader, State, comparing
-from pydp.datapath.change import again_pin
 from pydp.datapath.compose import again_names
+from pydp.datapath.stages import again_pin
 from pydp.datapath.state import PORTS
 from pydp.modes import MODES
 
