@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ebpf.errors import LayoutMismatch
 from pydp import fdb
 from pydp.datapath import Instance
+from pydp.fdb import reading
 
 AGEING = 1000
 VALID, STATIC, LOCAL, STICKY, OWNED = (1 << bit for bit in range(16, 21))
@@ -67,7 +68,7 @@ def test_columns_count_what_is_there(table: list[list[tuple[int, int, int]]], no
         local=sum(bool(flags & LOCAL) for flags in live),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fdb, "_now", lambda: now)
+        patch.setattr(reading, "_now", lambda: now)
         assert fdb.census(reader, LAN) == expected  # type: ignore[arg-type]
         assert fdb.count(reader, LAN) == (len(live), sum(bool(flags & STATIC) for flags in live))  # type: ignore[arg-type]
         assert len(fdb.rows(reader, LAN)) == len(live)  # type: ignore[arg-type]

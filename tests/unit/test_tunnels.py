@@ -15,6 +15,7 @@ from ebpf.errors import LayoutMismatch
 from pydp import fdb, tunnels
 from pydp.datapath import Instance
 from pydp.errors import UsageError
+from pydp.fdb import reading
 from pydp.modes.base import Role
 from pydp.modes.fdb import LOCAL, OWNED, REMOTE, STATIC, VALID, fdb_key
 from pydp.modes.vxlan import PRESENT, VTEP_GROUP, VTEP_PRESENT
@@ -213,7 +214,7 @@ def test_a_vtep_that_cannot_be_meant(dst: str, vni: int | None, what: str, hint:
 
 
 def test_rows_of_an_fdb_by_vni(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fdb, "_now", lambda: 0)
+    monkeypatch.setattr(reading, "_now", lambda: 0)
     macs = [bytes([2, 0, 0, 0, 0, number]) for number in range(7)]
     table = [
         bucket((fdb_key(macs[0], 1), 2 | VALID), (fdb_key(macs[1], 0), 1 | VALID | REMOTE)),
