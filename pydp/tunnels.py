@@ -17,7 +17,8 @@ from ebpf.errors import LayoutMismatch
 from pydp.datapath.reader import Reader
 from pydp.datapath.state import Instance
 from pydp.errors import UsageError
-from pydp.modes.vxlan import MAX_GUESTS, PRESENT, VTEP_GROUP, VTEP_PRESENT
+from pydp.modes.vxlan import MAX_GUESTS
+from pydp.modes.vxlan_maps import PRESENT, VTEP_GROUP, VTEP_PRESENT
 
 _SHOWN = 8  # names in a hint
 _WORDS = {2: "H", 4: "I", 8: "Q"}  # size of a number -> its code in a memoryview

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 from pydp.errors import UsageError
 from pydp.model import Group, Link
 from pydp.modes import outer, table
+from pydp.modes import vxlan_maps as maps
 from pydp.modes.base import Companion, Context, Control, Entries, Mode, Role, Target, Traits, View
-from pydp.modes.bridge import ETHERNET_AND_TAG
 from pydp.modes.fdb import buckets, fdb_key, flush_request, forget_request, local_request, power_of_two, ticks
-from pydp.modes.segments import Address, Segment, adopted, ageing_of, standalone
+from pydp.modes.segments import Segment, adopted, ageing_of, standalone
 from pydp.options import option
 
 MAX_PORTS = 256  # VXLAN_PORTS
 MAX_SEGMENTS = 4096  # VXLAN_SEGMENTS
 MAX_VTEPS = 32768  # VXLAN_VTEPS
 MAX_GUESTS = 4096  # VXLAN_GUESTS
-PRESENT, PEER, PUNT, LEARNING = 1, 2, 4, 8  # enum vxlan_port_flag
-VTEP_PRESENT, VTEP_GROUP, VTEP_LEARNING = 1, 2, 4  # enum vxlan_vtep_flag
 IPV4_HEADERS, IPV6_HEADERS = 50, 70  # outer IP, UDP, VXLAN and the inner Ethernet header, in bytes
 
 
@@ -148,10 +145,10 @@ class VxlanMode(Mode):
             "PYDP_VXLAN_ZERO_CHECKSUM": int(all(segment.takes_zero for segment in segments)),
             "PYDP_VXLAN_SLOTS": power_of_two(max(context.slots.values()) + 1),
             "PYDP_VXLAN_COPIES": power_of_two(max(len(segment.copies) for segment in segments)),
-            "PYDP_VXLAN_KNOWN": len(table.buckets(_known(segments, context))),
+            "PYDP_VXLAN_KNOWN": len(table.buckets(maps.known_vteps(segments, context))),
             "PYDP_VXLAN_NEIGHBOUR": int(any(segment.neighbours for segment in segments)),
             "PYDP_VXLAN_ANY_SOURCE": int(any(segment.any_source for segment in segments)),
-            "PYDP_VXLAN_VTEPS": _room(context, "vtep"),
+            "PYDP_VXLAN_VTEPS": maps.room(context, "vtep"),
             "PYDP_TUNNEL_IPV6": int(ipv6),
             "PYDP_TUNNEL_VIEWPOINT": context.companion or underlay,
             "PYDP_TUNNEL_MTU": context.view.links[underlay].mtu,
@@ -166,27 +163,27 @@ class VxlanMode(Mode):
         guests = MAX_GUESTS if any(segment.any_source for segment in segments) else 0
         return {
             "fdb": buckets(options.fdb_size),
-            "vxlan_known": len(table.buckets(_known(segments, context))),
-            "vxlan_segments": _room(context, "segment"),
-            "vxlan_vteps": _room(context, "vtep"),
+            "vxlan_known": len(table.buckets(maps.known_vteps(segments, context))),
+            "vxlan_segments": maps.room(context, "segment"),
+            "vxlan_vteps": maps.room(context, "vtep"),
             "vxlan_neighbours": max(sum(len(segment.neighbours) for segment in segments), 1),
             "vxlan_replicas": max(sum(len(segment.copies) for segment in segments), 1),
             "vxlan_guests": max(guests, 1),
             "vxlan_names": max(guests, 1),
-            "vxlan_hops": _room(context, "vtep") + guests,
-            "vxlan_counts": _room(context, "vtep") + guests,
+            "vxlan_hops": maps.room(context, "vtep") + guests,
+            "vxlan_counts": maps.room(context, "vtep") + guests,
             "recents": context.defaults.cpus,
         }
 
     def entries(self, options: VxlanOptions, context: Context) -> Entries:
         segments = _segments(options, context)
-        neighbours = _neighbours(segments, context)
+        neighbours = maps.neighbours(segments, context)
         return {
-            "vxlan_ports": _ports(segments, context),
-            "vxlan_segments": _records(segments, context),
-            "vxlan_vteps": _vteps(segments, context),
-            "vxlan_replicas": _replicas(segments, context),
-            "vxlan_known": dict(enumerate(table.buckets(_known(segments, context)))),
+            "vxlan_ports": maps.ports(segments, context),
+            "vxlan_segments": maps.segment_records(segments, context),
+            "vxlan_vteps": maps.vteps(segments, context),
+            "vxlan_replicas": maps.replicas(segments, context),
+            "vxlan_known": dict(enumerate(table.buckets(maps.known_vteps(segments, context)))),
             **({"vxlan_neighbours": neighbours} if neighbours else {}),
         }
 
@@ -208,12 +205,12 @@ class VxlanMode(Mode):
             gone.append(flush_request())
         wanted: dict[int, tuple[Any, ...]] = {}
         for segment in segments:
-            number = _number(context, segment)
+            number = maps.number_of(context, segment)
             for ifindex in segment.ports:
                 if ifindex in context.slots and (mac := context.view.links[ifindex].mac):
                     key = fdb_key(mac, number)
                     wanted[key] = local_request(key, context.slots[ifindex])
-            places = {address: _vtep_number(context, segment, address) for address in segment.vteps}
+            places = {address: maps.vtep_number(context, segment, address) for address in segment.vteps}
             for request in segment.known(number, places, context.slots):
                 wanted[request[0]] = request
         return [forget_request(), *gone, *wanted.values()]
@@ -243,100 +240,3 @@ def _check_port(link: Link, underlay: Link, view: View) -> None:
         raise UsageError(
             f"--port {link.name}: it is a port of {view.name(link.master)}", hint=f"ip link set {link.name} nomaster"
         )
-
-
-def _number(context: Context, segment: Segment) -> int:
-    """The number of a segment."""
-    return context.numbers["segment"][str(segment.vni)]
-
-
-def _vtep_number(context: Context, segment: Segment, address: Address) -> int:
-    """The number of a VTEP of a segment."""
-    return context.numbers["vtep"][f"{segment.vni} {address}"]
-
-
-def _known(segments: Sequence[Segment], context: Context) -> dict[int, int]:
-    """Number of each VTEP by its key in the table; of the groups, which send nothing, none. With address 0, that of
-    each segment that believes VTEPs which nobody named.
-    """
-    found = {}
-    for segment in segments:
-        for address in segment.vteps:
-            if not address.is_multicast:
-                found[table.table_key(address, segment.vni)] = _vtep_number(context, segment, address)
-        if segment.any_source:
-            nobody = ip_address(bytes(len(segment.local.packed)))
-            found[table.table_key(nobody, segment.vni)] = _number(context, segment)
-    return found
-
-
-def _vteps(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any, ...]]:
-    """struct vxlan_vtep."""
-    found: dict[int, tuple[Any, ...]] = {}
-    for segment in segments:
-        low, high = segment.port_range
-        for address in segment.vteps:
-            flags = VTEP_PRESENT | (VTEP_GROUP if address.is_multicast else 0)
-            flags |= VTEP_LEARNING if segment.learning else 0
-            owner = table.table_key(address, segment.vni)
-            found[_vtep_number(context, segment, address)] = (
-                table.address_words(address), owner, _number(context, segment), segment.vni, segment.flags,
-                segment.tos, segment.ttl, low, high, flags,
-            )  # fmt: skip
-    return found
-
-
-def _ports(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any, ...]]:
-    """struct vxlan_port of each slot; the underlay's has its address only."""
-    of = {ifindex: segment for segment in segments for ifindex in segment.ports}
-    found = {}
-    for ifindex, slot in context.slots.items():
-        if context.target.role(ifindex) == Role.COMPANION:
-            continue
-        link = context.view.links[ifindex]
-        flags = 0
-        if ifindex in of:
-            segment = of[ifindex]
-            flags = PRESENT | (PEER if ifindex in context.peers else 0)
-            flags |= PUNT if ifindex in segment.punted else 0
-            flags |= LEARNING if ifindex not in segment.deaf else 0
-        mac = int.from_bytes(link.mac, "little")
-        number = _number(context, of[ifindex]) if ifindex in of else 0
-        found[slot] = (ifindex, link.mtu + ETHERNET_AND_TAG, number, flags, mac)
-    return found
-
-
-def _records(segments: Sequence[Segment], context: Context) -> dict[int, tuple[Any, ...]]:
-    """struct vxlan_segment."""
-    found, first = {}, 0
-    for segment in segments:
-        members = sum(1 << context.slots[ifindex] for ifindex in segment.ports if ifindex in context.slots)
-        words = tuple(members >> 64 * word & (1 << 64) - 1 for word in range(4))
-        low, high = segment.port_range
-        guests = (VTEP_PRESENT | (VTEP_LEARNING if segment.learning else 0)) if segment.any_source else 0
-        found[_number(context, segment)] = (
-            segment.vni, segment.flags, segment.tos, segment.ttl, low, high, guests,
-            first, len(segment.copies), words,
-        )  # fmt: skip
-        first += len(segment.copies)
-    return found
-
-
-def _neighbours(segments: Sequence[Segment], context: Context) -> dict[tuple[Any, ...], int]:
-    """MAC address by struct vxlan_name."""
-    return {
-        (table.address_words(address), _number(context, segment)): int.from_bytes(mac, "little")
-        for segment in segments
-        for address, mac in segment.neighbours.items()
-    }
-
-
-def _replicas(segments: Sequence[Segment], context: Context) -> dict[int, int]:
-    """Numbers of the VTEPs that get copies, segment by segment."""
-    copies = [(segment, address) for segment in segments for address in segment.copies]
-    return {at: _vtep_number(context, segment, address) for at, (segment, address) in enumerate(copies)}
-
-
-def _room(context: Context, kind: str) -> int:
-    """Places for members of a kind: a power of two, so that a few more do not make other maps."""
-    return power_of_two(max(context.numbers[kind].values(), default=0) + 1)

@@ -15,7 +15,7 @@ import pytest
 
 from ebpf.errors import EbpfError
 from pydp.modes.fdb import OWNED, REMOTE, STATIC, add_request, fdb_key
-from pydp.modes.vxlan import PRESENT
+from pydp.modes.vxlan_maps import PRESENT
 from tests.datapath import recents
 from tests.datapath.conftest import MakeRig
 from tests.datapath.frames import (

@@ -17,18 +17,15 @@ from pydp.modes.base import Context, Role, Target
 from pydp.modes.fdb import LOCAL, OWNED, REMOTE, STATIC, fdb_key, ticks
 from pydp.modes.outer import CHECKSUM, DF_INHERIT, DF_SET, TOS_INHERIT, TTL_INHERIT
 from pydp.modes.segments import MAX_COPIES, adopted, standalone
-from pydp.modes.vxlan import (
+from pydp.modes.vxlan import MAX_GUESTS, MAX_VTEPS, VxlanMode, VxlanOptions
+from pydp.modes.vxlan_maps import (
     LEARNING,
-    MAX_GUESTS,
-    MAX_VTEPS,
     PEER,
     PRESENT,
     PUNT,
     VTEP_GROUP,
     VTEP_LEARNING,
     VTEP_PRESENT,
-    VxlanMode,
-    VxlanOptions,
 )
 from pydp.options import parse_options
 

@@ -18,7 +18,7 @@ from pydp.errors import UsageError
 from pydp.fdb import reading
 from pydp.modes.base import Role
 from pydp.modes.fdb import LOCAL, OWNED, REMOTE, STATIC, VALID, fdb_key
-from pydp.modes.vxlan import PRESENT, VTEP_GROUP, VTEP_PRESENT
+from pydp.modes.vxlan_maps import PRESENT, VTEP_GROUP, VTEP_PRESENT
 
 LAYOUTS = {
     "fdb": [["key", 0, 32], ["where", 32, 16], ["seen", 48, 16]],
