@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plugin of `make test-kernels`: of each packet test the first case on a hook, on the other hook with another kernel,
-or with --every-hook on both; how each test ended is noted at once, so that a run that is cut short has found what it
-has found, and what failed is told. A guest has its host compile.
+or with --every-hook on both; with --one-in N of so many tests one, of programs all. How each test ended is noted at
+once, so that a run that is cut short has found what it has found; what failed is told. A guest has its host compile.
 
 Emulation takes twenty times as long; what a kernel decides (which programs it takes, what its helpers do) does not
 hang on the numbers in a packet, and all cases run on the machine's own kernel.
@@ -23,6 +23,7 @@ from tests.kernels.needs import RESULTS, note
 
 HOOKS = ("tc", "xdp")
 WHERE = Path(__file__).parents[1] / "datapath"
+PROGRAMS = Path(__file__).parent / "test_programs.py"
 
 
 def hook_of(case: str) -> str:
@@ -44,6 +45,11 @@ def chosen(cases: Sequence[tuple[str, str]], turn: int | None = None) -> Iterato
         seen.add(key)
 
 
+def takes(name: str, turn: int, one_in: int) -> bool:
+    """Whether a test is the one of so many; the next turn takes another."""
+    return (zlib.crc32(name.encode()) // 2 + turn) % one_in == 0
+
+
 def turn_of(release: str) -> int:
     """Of a kernel: that of 6.1 is not that of 6.12."""
     return int(release.split(".")[1].partition("-")[0]) % 2
@@ -51,6 +57,7 @@ def turn_of(release: str) -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-hook", action="store_true", help="packet tests on each hook, in twice the time")
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help="of programs all, of other tests one of N")
 
 
 def pytest_configure() -> None:
@@ -59,13 +66,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    turn, one_in = turn_of(os.uname().release), config.getoption("--one-in")
     packets = [item for item in items if item.path.is_relative_to(WHERE)]
     names = [item.nodeid.partition("[") for item in packets]
-    turn = None if config.getoption("--every-hook") else turn_of(os.uname().release)
-    runs = chosen([(test, case) for test, _, case in names], turn)
-    dropped = [item for item, one in zip(packets, runs, strict=True) if not one]
-    config.hook.pytest_deselected(items=dropped)
-    gone = set(map(id, dropped))
+    runs = chosen([(test, case) for test, _, case in names], None if config.getoption("--every-hook") else turn)
+    gone = {id(item) for item, one in zip(packets, runs, strict=True) if not one}
+    for item in items:
+        # The oracles are many cases of few tests.
+        name = item.nodeid.partition("[")[0] if item.path.is_relative_to(WHERE) else item.nodeid
+        if item.path != PROGRAMS and not takes(name, turn, one_in):
+            gone.add(id(item))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in gone])
     items[:] = [item for item in items if id(item) not in gone]
 
 

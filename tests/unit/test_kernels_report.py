@@ -11,7 +11,7 @@ import pytest
 
 from pydp.modes import MODES
 from tests.kernels import report
-from tests.kernels.plugin import chosen, hook_of, turn_of
+from tests.kernels.plugin import chosen, hook_of, takes, turn_of
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TESTS = [
@@ -136,3 +136,15 @@ def test_of_each_test_one_case_a_hook_is_chosen() -> None:
 
 def test_kernels_take_turns() -> None:
     assert (turn_of("6.1.0-50-amd64"), turn_of("6.12.117+deb13-amd64"), turn_of("6.9-rc1")) == (1, 0, 1)
+
+
+def test_one_in_so_many_is_taken_by_turns() -> None:
+    names = [f"test{number}" for number in range(1000)]
+    turns = [[name for name in names if takes(name, turn, 4)] for turn in range(4)]
+    assert sorted(name for one in turns for name in one) == sorted(names)
+    assert all(200 < len(one) < 300 for one in turns)
+    assert all(takes(name, 1, 1) for name in names)
+    # Which hook a test has its turn on says nothing about whether it is taken.
+    cases = [(name, hook) for name in names for hook in ("tc", "xdp")]
+    on = [case for case, one in zip(cases, chosen(cases, 0), strict=True) if one]
+    assert 80 < sum(hook == "tc" and takes(name, 0, 4) for name, hook in on) < 170
