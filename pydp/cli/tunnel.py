@@ -66,9 +66,10 @@ def _show(args: argparse.Namespace) -> int:
 
 def describe(reader: Reader, instance: Instance) -> dict[str, Any] | None:
     """The tunnels of an instance, for JSON; None for one that has none. ``guests`` are VTEPs that nobody named."""
-    from pydp import tunnel, tunnels
+    from pydp import tunnels
+    from pydp.tunnels import peers
 
-    if tunnel.has_peers(instance):
+    if peers.has_peers(instance):
         rows = [
             {
                 "remote": one.remote,
@@ -76,7 +77,7 @@ def describe(reader: Reader, instance: Instance) -> dict[str, Any] | None:
                 "path_mtu": one.path_mtu or None,
                 **{key: getattr(one, key) for key in _COUNTS},
             }
-            for one in tunnel.peers(reader, instance)
+            for one in peers.rows(reader, instance)
         ]
     elif tunnels.has_tunnels(instance):
         rows = _vteps(tunnels.tunnels(reader, instance))
@@ -118,18 +119,18 @@ def _behind(each: Mapping[str, Any]) -> str:
 
 
 def _add(args: argparse.Namespace) -> int:
-    from pydp import tunnel
     from pydp.datapath import Datapath
+    from pydp.tunnels import peers
 
-    instance = tunnel.add(Datapath(), args.name, args.peer, dry_run=args.dry_run)
+    instance = peers.add(Datapath(), args.name, args.peer, dry_run=args.dry_run)
     return _done(instance, args.peer, "added to", args)
 
 
 def _del(args: argparse.Namespace) -> int:
-    from pydp import tunnel
     from pydp.datapath import Datapath
+    from pydp.tunnels import peers
 
-    instance = tunnel.delete(Datapath(), args.name, args.peer, dry_run=args.dry_run)
+    instance = peers.delete(Datapath(), args.name, args.peer, dry_run=args.dry_run)
     return _done(instance, [args.peer], "deleted from", args)
 
 

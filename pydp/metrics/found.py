@@ -10,8 +10,8 @@ from pydp import conntrack
 from pydp.fdb import Census
 from pydp.kernel.conntrack import KernelConntrack
 from pydp.kernel.linkstats import BridgeDevice, LinkStats, VxlanDevice
-from pydp.tunnel_fates import Fate
 from pydp.tunnels import Tunnel
+from pydp.tunnels.fates import Fate
 
 Sample = tuple[str, tuple[str, ...], float]
 """(metric, values of its labels in the order of its family, value)."""

@@ -16,7 +16,7 @@ from pydp.kernel.natrules import RuleCounters
 from pydp.kernel.softnet import Machine, read_machine
 from pydp.metrics.found import Conntrack, Conntracks, FdbTable, Links, Tunnels
 from pydp.metrics.serving import Services, read_services
-from pydp.tunnel_fates import fates
+from pydp.tunnels.fates import fates
 
 
 class LiveSources:

@@ -15,13 +15,13 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
 from ebpf.pins import Store
-from pydp import tunnel
 from pydp.datapath import Datapath, Reader, Request
 from pydp.datapath import change as changes
 from pydp.datapath.build import Builder
 from pydp.errors import PydpError, UsageError
 from pydp.kernel import routes as kernel_routes
 from pydp.lab import Capture, Namespace, Node, Nodes, ping, tcp_transfer, udp_sizes
+from pydp.tunnels import peers
 from tests.net.bridging import OFFLOADS, attach, attached, count, detach, verdicts
 from tests.net.tunnelling import NodesFactory, counter, send_sizes
 from tests.system.cli import ok, ok_json, refused
@@ -180,10 +180,10 @@ def _verbs(ns: Namespace) -> None:
     ok("-n", ns.name, "tunnel", "add", "ipip", "192.168.123.115=1.2.5.0/24,1.2.6.0/24")
 
     def add(text: str) -> None:
-        ns.call(lambda: tunnel.add(Datapath(), "ipip", [text]))
+        ns.call(lambda: peers.add(Datapath(), "ipip", [text]))
 
     def delete(text: str) -> None:
-        ns.call(lambda: tunnel.delete(Datapath(), "ipip", text))
+        ns.call(lambda: peers.delete(Datapath(), "ipip", text))
 
     add("192.168.123.115=1.2.7.0/24")
     found = {one.remote: one for one in ns.call(_peers, "ipip")}
@@ -258,9 +258,9 @@ def test_attaching_again_keeps_counters_and_brings_routes_back(nodes: NodesFacto
         both_ways(made, size=100_000)
 
 
-def _peers(name: str) -> list[tunnel.Peer]:
+def _peers(name: str) -> list[peers.Peer]:
     with Reader.open(Datapath()) as reader:
-        return tunnel.peers(reader, reader.state.instances[name])
+        return peers.rows(reader, reader.state.instances[name])
 
 
 def test_from_one_peer_to_another(nodes: NodesFactory) -> None:

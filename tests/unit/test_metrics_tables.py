@@ -16,8 +16,8 @@ from pydp.metrics.serving import summed_up
 from pydp.services.counts import Count
 from pydp.services.model import BackendState
 from pydp.services.names import Named, Names
-from pydp.tunnel_fates import Fate
 from pydp.tunnels import Tunnel
+from pydp.tunnels.fates import Fate
 from tests.unit.exported import Fixed, Values, of, values
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why packets of a tunnel were not carried: those that eBPF left to the kernel or dropped, by tunnel and reason. As in
-pydp.tunnels, no C text of the instance and no file of root's is asked for.
+`reading`, no C text of the instance and no file of root's is asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydp.datapath.reader import Reader, verdict_names
 from pydp.datapath.state import Instance
-from pydp.tunnels import owners
+from pydp.tunnels.reading import owners
 
 _KEY = struct.Struct("=QII")  # struct tunnel_fate: owner, index, verdict
 

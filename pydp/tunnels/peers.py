@@ -49,7 +49,7 @@ def has_peers(instance: Instance) -> bool:
     return "ipip_peers" in instance.maps
 
 
-def peers(reader: Reader, instance: Instance, *, networks: bool = True) -> list[Peer]:
+def rows(reader: Reader, instance: Instance, *, networks: bool = True) -> list[Peer]:
     """All peers in the order of their addresses; without NETWORKS those are left out, which is quicker.
 
     Raises EbpfError.
