@@ -4,8 +4,9 @@
 Knows no mode: what is particular about one comes from pydp.modes.
 """
 
-from pydp.datapath.api import Datapath, Request
+from pydp.datapath.api import Datapath
 from pydp.datapath.hooks import Choice, Obstacle, choose, obstacles, takes_peer
+from pydp.datapath.planning import Request
 from pydp.datapath.reader import Fill, ProgramRun, Reader, Verdict
 from pydp.datapath.state import Attachment, Instance, State
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ends of a change: undoing what was not committed, finishing what was.
+"""The two ends of a change: undoing what was not committed, finishing what was. And what went by itself, with its
+devices.
 
 Both may be cut short at any moment and are then done again by whoever takes the lock next, so every step here can be
 repeated, and the next tree goes last.
@@ -8,7 +9,8 @@ repeated, and the next tree goes last.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ebpf.errors import DeviceGone
@@ -140,3 +142,39 @@ def _restore(was: State, remains: State) -> None:
             set_promisc(ifindex, on=bool(before["promisc"]))
         if "clsact" in gone:
             remove_qdisc(ifindex)
+
+
+def without_dead(store: Store, state: State) -> State:
+    """Leave out ports that are gone, and instances of which none is left: their links are dead, and a device that is
+    made anew is another one. Raises EbpfError.
+    """
+    with pin_errors(store.base):
+        dead = {one.ifindex for one in state.attachments.values() if not _alive(store, one)}
+    if not dead:
+        return state
+    instances = {}
+    for name, one in state.instances.items():
+        slots = {ifindex: slot for ifindex, slot in one.slots.items() if ifindex not in dead}
+        if slots:
+            instances[name] = _on_ports(one, slots)
+    attachments = {key: one for key, one in state.attachments.items() if one.ifindex not in dead}
+    return replace(state, instances=instances, attachments=attachments)
+
+
+def _on_ports(one: Instance, slots: Mapping[int, int]) -> Instance:
+    """An instance on those of its ports that have a slot."""
+    return replace(
+        one,
+        slots=slots,
+        names={ifindex: one.names[ifindex] for ifindex in slots},
+        hooks={ifindex: one.hooks[ifindex] for ifindex in slots},
+        roles={ifindex: role for ifindex, role in one.roles.items() if ifindex in slots},
+    )
+
+
+def _alive(store: Store, one: Attachment) -> bool:
+    try:
+        with contextlib.closing(open_link(store.current, one)) as link:
+            return bool(link.ifindex)
+    except FileNotFoundError:  # somebody removed the pin by hand, and with it the link
+        return False

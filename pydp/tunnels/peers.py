@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from pydp.datapath.api import Datapath, Request
+from pydp.datapath.api import Datapath
+from pydp.datapath.planning import Request
 from pydp.datapath.reader import Reader, coarse_clock
 from pydp.datapath.specs import dict_options
 from pydp.datapath.state import Instance
