@@ -11,7 +11,7 @@ from ebpf.source import flatten
 from pydp import conntrack
 from pydp import fdb as reading
 from pydp.datapath import compose, specs
-from pydp.modes import bridge, count, ipip, nat, nat_rules, outer, peers, vxlan
+from pydp.modes import bridge, count, ipip, nat, nat_rules, outer, peers, vxlan, vxlan_maps
 from pydp.modes import fdb as table
 from pydp.modes.base import Role
 from pydp.services import records
@@ -69,15 +69,15 @@ def abi() -> Abi:
         (
             "vxlan_port_flag",
             {
-                "VXLAN_PRESENT": vxlan.PRESENT,
-                "VXLAN_PEER": vxlan.PEER,
-                "VXLAN_PUNT": vxlan.PUNT,
-                "VXLAN_LOCAL_LEARNING": vxlan.LEARNING,
+                "VXLAN_PRESENT": vxlan_maps.PRESENT,
+                "VXLAN_PEER": vxlan_maps.PEER,
+                "VXLAN_PUNT": vxlan_maps.PUNT,
+                "VXLAN_LOCAL_LEARNING": vxlan_maps.LEARNING,
             },
         ),
         (
             "vxlan_vtep_flag",
-            {name: getattr(vxlan, name) for name in ("VTEP_PRESENT", "VTEP_GROUP", "VTEP_LEARNING")},
+            {name: getattr(vxlan_maps, name) for name in ("VTEP_PRESENT", "VTEP_GROUP", "VTEP_LEARNING")},
         ),
         (
             "tunnel_flag",
