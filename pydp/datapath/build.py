@@ -56,7 +56,7 @@ class Builder:
         self._compiled: dict[str, Compiled] = {}
 
     def make(self) -> None:
-        """Raises EbpfError; then what was made goes with the stack."""
+        """Make all of it. Raises EbpfError; then what was made goes with the stack."""
         for one in self.rebuilt():
             self._compiled[one.key] = compile_source(source_of(self.new, one))
         for one in self.rebuilt():
