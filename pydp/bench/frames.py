@@ -7,6 +7,7 @@ They may be sent, or arrive, in a tunnel's: the other end is then at a node's un
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import socket
 import time
@@ -34,6 +35,7 @@ _SMALLEST = 20 * MARK_EVERY  # frames of a run
 _LARGEST = (MARKS - 2) * MARK_EVERY  # or marks would be written twice
 _SETTLE = 0.005  # s between two looks at the sink
 _PATIENCE = 0.5  # s in all
+_DRAINED = 1.0  # s that a full backlog is waited for
 
 
 class Station(Protocol):
@@ -246,7 +248,7 @@ def announce(station: Station, side: int, count: int) -> None:
         for number in range(count):
             # To the other side's address of the same number; 0x88b5 is for experiments (IEEE 802).
             other = programs.DEST if side == programs.SOURCE else programs.SOURCE
-            sock.send(programs.address(other, number) + programs.address(side, number) + b"\x88\xb5" + bytes(46))
+            put(sock, programs.address(other, number) + programs.address(side, number) + b"\x88\xb5" + bytes(46))
 
 
 @contextlib.contextmanager
@@ -255,3 +257,19 @@ def raw(station: Station) -> Iterator[socket.socket]:
     with station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((station.dev, 0))
         yield sock
+
+
+def put(sock: socket.socket, frame: bytes) -> None:
+    """Send a frame on a packet socket; again while the other end of the veth drops it because the backlog of a CPU is
+    full, which the kernel tells by ENOBUFS. Raises OSError, that one when it lasts longer than `_DRAINED`.
+    """
+    end = time.monotonic() + _DRAINED
+    while True:
+        try:
+            sock.send(frame)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS or time.monotonic() > end:
+                raise
+        else:
+            return
+        time.sleep(0.001)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from pydp.bench import programs
+from pydp.bench.frames import put, raw
 from pydp.bench.nat_paths import BACKEND_PORT, BACKENDS, CLIENTS, SERVICE_PORT, SERVICES, Rig
 from pydp.bench.tunnel_frames import ethernet
-from pydp.lab import Namespace
 from pydp.services.model import Protocol
 
 _CLIENTS, _FRESH = 0, 1  # constants of nat_send.h
@@ -95,19 +95,13 @@ def establish(rig: Rig, protocol: Protocol, flows: int, service: IPv4Address, ba
     """Send what begins the first FLOWS flows, from both ends. Nobody else answers: the addresses are nobody's."""
     forth = ethernet(rig.port_mac(rig.client), rig.client.mac)
     back = ethernet(rig.port_mac(rig.server), rig.server.mac)
-    with _raw(rig.client.ns, rig.client.dev) as client, _raw(rig.server.ns, rig.server.dev) as server:
+    with raw(rig.client) as client, raw(rig.server) as server:
         for number in range(flows):
             host, port = str(CLIENTS[number >> _PORT_BITS]), _FIRST_PORT | number & _FIRST_PORT - 1
             to, reply = (host, port, str(service), SERVICE_PORT), (str(backend), BACKEND_PORT, host, port)
-            client.send(forth + _segment(protocol, *to, b"", _SYN))
-            server.send(back + _segment(protocol, *reply, b"", _SYN_ACK))
-            client.send(forth + _segment(protocol, *to, b"", _ACK))
-
-
-def _raw(ns: Namespace, dev: str) -> socket.socket:
-    sock = ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    sock.bind((dev, 0))
-    return sock
+            put(client, forth + _segment(protocol, *to, b"", _SYN))
+            put(server, back + _segment(protocol, *reply, b"", _SYN_ACK))
+            put(client, forth + _segment(protocol, *to, b"", _ACK))
 
 
 def _segment(

@@ -93,7 +93,7 @@ def _shortened(choice: Choice) -> Choice:
 
 def measure(choice: Choice, found: Results) -> None:
     """Fill FOUND. A scenario that fails is noted there, and the next one begins; raises what failed if nothing could be
-    measured at all (PydpError, EbpfError).
+    measured at all (PydpError, EbpfError, OSError).
     """
     failed: list[Exception] = []
     seconds = choice.seconds()
@@ -125,7 +125,7 @@ def _measure_scenario(scenario: Scenario, plan: Plan, found: Results, watch: Wat
                 subjects, plan, series,
                 lambda done: watch.reach((done + 1) / (plan.blocks + 1), f"block {done + 1} of {plan.blocks}"),
             )  # fmt: skip
-    except (PydpError, EbpfError) as error:
+    except (PydpError, EbpfError, OSError) as error:
         fault = str(error)
         return error
     finally:

@@ -75,7 +75,7 @@ def _announce_vteps(nodes: Nodes, count: int) -> None:
             inner = (
                 programs.address(programs.SOURCE, 0) + programs.address(programs.DEST, number) + programs.frame()[12:]
             )
-            sock.send(tunnel_frames.vxlan(far, near, source=str(_ENDS[1 + number]), inner=inner).frame)
+            frames.put(sock, tunnel_frames.vxlan(far, near, source=str(_ENDS[1 + number]), inner=inner).frame)
 
 
 def _vteps(nodes: Nodes, stack: ExitStack, *, count: int) -> None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +94,23 @@ def test_one_fault_in_a_thousand_frames_is_found(
     assert told in first.fault
     assert second.fault == ""
     assert second.kept == 2
+
+
+def test_what_the_system_refuses_costs_one_scenario(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(segment: Segment, stack: ExitStack) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    refused = scenario("bridge-refused", paths.Path("pydp", "a refused pydp", build, port_polls=True))
+    good = scenario("bridge-good", path("loses", 1 << 40))
+    monkeypatch.setattr(runner, "SCENARIOS", (refused, good))
+    file = tmp_path / "results.json"
+    assert main(["bench", "bridge", "--noise", "1", "--json", str(file)]) == 1
+    assert "No buffer space available" in capsys.readouterr().out
+    first, second = (SimpleNamespace(**one) for one in json.loads(file.read_text())["scenarios"])
+    assert "No buffer space available" in first.fault
+    assert (second.fault, second.kept) == ("", 2)
 
 
 def test_when_nothing_can_be_measured_it_says_why(
