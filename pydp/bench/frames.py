@@ -253,8 +253,10 @@ def announce(station: Station, side: int, count: int) -> None:
 
 @contextlib.contextmanager
 def raw(station: Station) -> Iterator[socket.socket]:
-    """A socket that sends whole frames out of a station."""
-    with station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+    """A socket that sends whole frames out of a station, while this thread stays on one CPU: what it sends out of one
+    station and then out of another arrives in that order, since each frame is taken along by its sender's CPU.
+    """
+    with pinned(pair()[0]), station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((station.dev, 0))
         yield sock
 
