@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pydp.bench.errors import BenchError
 from pydp.bench.noise import Noise, NoiseMeter
 from pydp.lab import LabError
 
@@ -99,7 +100,7 @@ def measure_block(subjects: Mapping[str, Measure], plan: Plan) -> Block:
     found: dict[str, list[Sample]] = {name: [] for name in subjects}
     try:
         for name in palindrome(list(subjects)):
-            found[name].append(subjects[name](plan.seconds))
+            found[name].append(_measured(name, subjects[name], plan.seconds))
     except LabError as error:  # a tool gave up, as sockperf does when it hardly gets to run
         return Block({}, meter.read(), str(error))
     noise = meter.read()
@@ -107,11 +108,18 @@ def measure_block(subjects: Mapping[str, Measure], plan: Plan) -> Block:
     return Block({name: (first, second) for name, (first, second) in found.items()}, noise, why)
 
 
+def _measured(name: str, measure: Measure, seconds: float) -> Sample:
+    try:
+        return measure(seconds)
+    except BenchError as error:  # it does not know which path it is one of
+        raise BenchError(f"{name}: {error}", hint=error.hint) from error
+
+
 def run(subjects: Mapping[str, Measure], plan: Plan, series: Series, progress: Progress) -> None:
     """Fill SERIES, which holds what was measured also after an interrupt."""
-    for measure in subjects.values():
+    for name, measure in subjects.items():
         with contextlib.suppress(LabError):  # warm: caches, learned addresses, the generator's idea of its rate
-            measure(min(plan.seconds, 0.2))
+            _measured(name, measure, min(plan.seconds, 0.2))
     begin = time.monotonic()
     while len(series.kept) < plan.blocks and series.discarded <= plan.spare:
         each = (time.monotonic() - begin) / max(len(series.blocks), 1)

@@ -54,6 +54,7 @@ int faulty_alters(struct xdp_md *ctx)
 """
 LOST = "% of the frames that were sent through a faulty pydp did not arrive"
 ALTERED = "frames did not arrive as they were sent"
+WHICH = {LOST: "a faulty pydp", ALTERED: "pydp: "}
 
 
 def path(fault: str, every: int) -> paths.Path:
@@ -92,6 +93,7 @@ def test_one_fault_in_a_thousand_frames_is_found(
     assert told in capsys.readouterr().out
     first, second = (SimpleNamespace(**one) for one in json.loads(file.read_text())["scenarios"])
     assert told in first.fault
+    assert WHICH[told] in first.fault
     assert second.fault == ""
     assert second.kept == 2
 
