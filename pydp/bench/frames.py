@@ -11,7 +11,7 @@ import errno
 import itertools
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -24,6 +24,7 @@ from ebpf.testrun import live_frames
 from pydp.bench import programs
 from pydp.bench.cpus import pair, pinned, undisturbed
 from pydp.bench.errors import BenchError
+from pydp.kernel.linkstats import read_link_stats
 from pydp.lab import Namespace
 
 _OFFSET = 0  # constant BENCH_OFFSET
@@ -35,7 +36,6 @@ _SMALLEST = 20 * MARK_EVERY  # frames of a run
 _LARGEST = (MARKS - 2) * MARK_EVERY  # or marks would be written twice
 _SETTLE = 0.005  # s between two looks at the sink
 _PATIENCE = 0.5  # s in all
-_DRAINED = 1.0  # s that a full backlog is waited for
 
 
 class Station(Protocol):
@@ -253,19 +253,17 @@ def announce(station: Station, side: int, count: int) -> None:
 
 @contextlib.contextmanager
 def raw(station: Station) -> Iterator[socket.socket]:
-    """A socket that sends whole frames out of a station, while this thread stays on one CPU: what it sends out of one
-    station and then out of another arrives in that order, since each frame is taken along by its sender's CPU.
-    """
-    with pinned(pair()[0]), station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+    """A socket that sends whole frames out of a station."""
+    with station.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((station.dev, 0))
         yield sock
 
 
 def put(sock: socket.socket, frame: bytes) -> None:
-    """Send a frame on a packet socket; again while the other end of the veth drops it because the backlog of a CPU is
-    full, which the kernel tells by ENOBUFS. Raises OSError, that one when it lasts longer than `_DRAINED`.
+    """Send a frame on a packet socket; again while the other end of the veth drops it because its ring or the backlog
+    of a CPU is full, which the kernel tells by ENOBUFS. Raises OSError, that one when it lasts longer than `_PATIENCE`.
     """
-    end = time.monotonic() + _DRAINED
+    end = time.monotonic() + _PATIENCE
     while True:
         try:
             sock.send(frame)
@@ -275,3 +273,21 @@ def put(sock: socket.socket, frame: bytes) -> None:
         else:
             return
         time.sleep(0.001)
+
+
+def put_through(sock: socket.socket, sent: Sequence[bytes], to: Station) -> None:
+    """Send frames, and wait until as many have come in at another station: what is sent after that comes later, however
+    many CPUs take part. Raises BenchError when they do not come in, OSError.
+    """
+    ifindex = to.ns.ifindex(to.dev)
+    wanted = _received(to, ifindex) + len(sent)
+    for frame in sent:
+        put(sock, frame)
+    end = time.monotonic() + _PATIENCE
+    while (missing := wanted - _received(to, ifindex)) > 0:
+        if time.monotonic() > end:
+            raise BenchError(f"{missing} of {len(sent)} frames did not arrive at {to.ns.name}")
+
+
+def _received(station: Station, ifindex: int) -> int:
+    return station.ns.call(read_link_stats)[ifindex].rx_packets

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from pydp.bench import programs
-from pydp.bench.frames import put, raw
+from pydp.bench.frames import put_through, raw
 from pydp.bench.nat_paths import BACKEND_PORT, BACKENDS, CLIENTS, SERVICE_PORT, SERVICES, Rig
 from pydp.bench.tunnel_frames import ethernet
 from pydp.services.model import Protocol
@@ -23,6 +23,7 @@ _PORT_BITS, _FIRST_PORT = 15, 0x8000  # BENCH_FLOW_PORTS
 _PAYLOAD = {"udp": 22, "tcp": 16}  # a frame of 64 bytes, and the shortest that holds a number and a check
 _SYN, _ACK, _SYN_ACK = 0x02, 0x10, 0x12
 _WINDOW = 65535
+_AT_ONCE = 128  # flows: half of what the ring of a veth holds
 _CLIENT_SEQUENCE, _SERVER_SEQUENCE = 1000, 5000
 
 
@@ -96,12 +97,18 @@ def establish(rig: Rig, protocol: Protocol, flows: int, service: IPv4Address, ba
     forth = ethernet(rig.port_mac(rig.client), rig.client.mac)
     back = ethernet(rig.port_mac(rig.server), rig.server.mac)
     with raw(rig.client) as client, raw(rig.server) as server:
-        for number in range(flows):
-            host, port = str(CLIENTS[number >> _PORT_BITS]), _FIRST_PORT | number & _FIRST_PORT - 1
-            to, reply = (host, port, str(service), SERVICE_PORT), (str(backend), BACKEND_PORT, host, port)
-            put(client, forth + _segment(protocol, *to, b"", _SYN))
-            put(server, back + _segment(protocol, *reply, b"", _SYN_ACK))
-            put(client, forth + _segment(protocol, *to, b"", _ACK))
+        for first in range(0, flows, _AT_ONCE):
+            ends = [_client(number) for number in range(first, min(first + _AT_ONCE, flows))]
+            to = [(*end, str(service), SERVICE_PORT) for end in ends]
+            reply = [(str(backend), BACKEND_PORT, *end) for end in ends]
+            put_through(client, [forth + _segment(protocol, *one, b"", _SYN) for one in to], rig.server)
+            put_through(server, [back + _segment(protocol, *one, b"", _SYN_ACK) for one in reply], rig.client)
+            put_through(client, [forth + _segment(protocol, *one, b"", _ACK) for one in to], rig.server)
+
+
+def _client(number: int) -> tuple[str, int]:
+    """The client's address and port of a flow."""
+    return str(CLIENTS[number >> _PORT_BITS]), _FIRST_PORT | number & _FIRST_PORT - 1
 
 
 def _segment(

@@ -33,7 +33,7 @@ def test_a_full_backlog_is_waited_for() -> None:
 
 
 def test_one_that_stays_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_DRAINED", 0.01)
+    monkeypatch.setattr(frames, "_PATIENCE", 0.01)
     sock = Full(1_000_000)
     with pytest.raises(OSError, match="No buffer space"):
         frames.put(sock, b"frame")  # type: ignore[arg-type]
