@@ -37,6 +37,30 @@ _PSEUDO_MAP_FD = 1
 _INSN = struct.Struct("<BBhi")
 _HEADERS_AT = "BCC_KERNEL_SOURCE"
 _CFLAGS = ("-Wno-duplicate-decl-specifier", "-Wno-address-of-packed-member")
+# bcc's macro of all tables, but static. For a map whose variable is in the module bcc compiles functions that print and
+# scan its entries (BPFModule::annotate), and they take twice the time of all else. What is static and not referred to,
+# as no map is once bcc has put in its descriptor, does not get there.
+_TABLES = """\
+#undef BPF_F_TABLE
+#define BPF_F_TABLE(kind, key_type, leaf_type, name, entries, map_flags) \\
+struct name##_table_t { \\
+	key_type key; \\
+	leaf_type leaf; \\
+	leaf_type *(*lookup)(key_type *); \\
+	leaf_type *(*lookup_or_try_init)(key_type *, leaf_type *); \\
+	int (*update)(key_type *, leaf_type *); \\
+	int (*insert)(key_type *, leaf_type *); \\
+	int (*delete)(key_type *); \\
+	void (*call)(void *, int); \\
+	u32 max_entries; \\
+	int flags; \\
+}; \\
+static struct name##_table_t name __attribute__((section("maps/" kind), unused)) = { \\
+	.max_entries = (entries), .flags = (map_flags) \\
+};
+#line 1 "/virtual/main.c"
+"""
+_NO_LINES = "-g0"  # of what bcc compiles only the instructions are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +207,13 @@ def _told_headers(headers: Path | None) -> Iterator[None]:
             os.environ[_HEADERS_AT] = before
 
 
-def _module(source: Source, cflags: tuple[str, ...], debug: int = 0) -> Any:
+def _module(text: str, cflags: tuple[str, ...]) -> Any:
     bcc = _bcc()
     headers = kernel_headers()
     said: list[str] = []
     try:
         with _told_headers(headers), _captured_stderr(said):
-            return bcc.BPF(text=source.text.encode(), cflags=[*_CFLAGS, *cflags], debug=debug)
+            return bcc.BPF(text=text.encode(), cflags=[*_CFLAGS, *cflags])
     except Exception as error:  # noqa: BLE001 - bcc raises this very class when clang fails
         raise _compile_error("".join(said), error) from None
 
@@ -205,7 +229,7 @@ def _compile_error(log: str, error: Exception) -> EbpfError:
 
 
 def _compile(source: Source, cflags: tuple[str, ...]) -> Compiled:
-    module = _module(source, cflags)
+    module = _module(_TABLES + source.text, (*cflags, _NO_LINES))
     bcc = _bcc()
     try:
         abi = Abi(source.text)
@@ -290,7 +314,7 @@ def verifier_log(compiled: Compiled, program: str, kind: int) -> str:
 
 def _verifier_log(source: Source, program: str, kind: int) -> str:
     bcc = _bcc()
-    module = _module(source, ())
+    module = _module(source.text, ())
     log = ct.create_string_buffer(LOG_SIZE)
     raw = program.encode()
     lib, handle = bcc.lib, _handle(module)
