@@ -91,6 +91,7 @@ class Abi:
                 continue  # "#ifndef NAME, #define NAME" gives a default to what is defined already
             self._constants[name] = f"enum {{ {name} = ({value.strip()}) }};"
         self._records: dict[str, Record] = {}
+        self._enums: dict[str, Enumeration] = {}
 
     def record(self, name: str) -> Record:
         """The struct of this tag. Raises SourceError when the text has none, or none that Python can read."""
@@ -118,11 +119,13 @@ class Abi:
 
     def enum(self, name: str) -> Enumeration:
         """The enum of this tag. Raises SourceError when the text has none, or cannot tell its values."""
-        declaration = self._one(f"enum {name}")
-        values = self._parse(f"enum {name}", declaration).relements
-        body = self._text[declaration.body_start : declaration.body_start + len(declaration.body)]
-        comments = _comments(body)
-        return Enumeration(name, {one: values[one] for one in comments}, comments)
+        if name not in self._enums:
+            declaration = self._one(f"enum {name}")
+            values = self._parse(f"enum {name}", declaration).relements
+            body = self._text[declaration.body_start : declaration.body_start + len(declaration.body)]
+            comments = _comments(body)
+            self._enums[name] = Enumeration(name, {one: values[one] for one in comments}, comments)
+        return self._enums[name]
 
     def _one(self, ctype: str) -> _Declaration:
         found = self._declared.get(ctype, [])
@@ -166,6 +169,7 @@ class Abi:
         return SourceError(message, file=file, line=line)
 
 
+@functools.lru_cache(maxsize=64)
 def _parsed(text: str, ctype: str) -> Any:
     """The cffi type of this name that TEXT declares. Raises ValueError."""
     import cffi  # late: it takes as long as the rest of the library

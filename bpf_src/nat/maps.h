@@ -199,11 +199,11 @@ BPF_F_TABLE("hash", struct nat_name, __u32, nat_locals, NAT_PLACES, BPF_F_NO_PRE
 BPF_F_TABLE("hash", struct nat_name, struct nat_frontend, nat_frontends, NAT_FRONTENDS, BPF_F_NO_PREALLOC);
 /* Written by Python while running. By a hash of a frontend's name, where its backends begin and how many there are, as `row` has it: so they can be
  * read while the frontend is looked for. 0, what is out of date, and another frontend's do no harm. */
-BPF_TABLE("array", __u32, __u32, nat_hints, 1);
+BPF_F_TABLE("array", __u32, __u32, nat_hints, 1, BPF_F_MMAPABLE);
 /* Written by Python while running. By port in host's order: for how many services it is a port of every address of this host. */
-BPF_TABLE("array", __u32, __u32, nat_wild, 65536);
+BPF_F_TABLE("array", __u32, __u32, nat_wild, 65536, BPF_F_MMAPABLE);
 /* Written by Python while running: numbers of backends, in runs that only a frontend written later points to. */
-BPF_TABLE("array", __u32, __u32, nat_slots, NAT_SLOTS);
+BPF_F_TABLE("array", __u32, __u32, nat_slots, NAT_SLOTS, BPF_F_MMAPABLE);
 /* Written by Python while running. Index: number of the backend. */
 BPF_F_TABLE("array", __u32, struct nat_backend, nat_backends, NAT_BACKENDS, IN_LINES);
 

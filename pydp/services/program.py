@@ -266,9 +266,14 @@ class Programmer:
                     kept[number] = nothing
         self._update("nat_backends", kept)
         counts = wild_counts(connection, None)
-        standing = memoryview(wild.raw()[1]).cast("I")
-        self._update("nat_wild", {port: INDEX.pack(counts.get(port, 0)) for port in range(len(standing))
-                                  if standing[port] != counts.get(port, 0)})  # fmt: skip
+        standing = array("I", wild.raw()[1])
+        due = array("I", bytes(len(standing) * standing.itemsize))
+        for port, count in counts.items():
+            due[port] = count
+        if standing != due:
+            self._update(
+                "nat_wild", {port: INDEX.pack(count) for port, count in enumerate(due) if standing[port] != count}
+            )
 
 
 def frontend_record(one: Stored, name: NameRow) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import mmap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
-from ebpf import testrun
+from ebpf import libbpf, testrun
 from ebpf.compiler import Compiled, compile_source
 from ebpf.loader import Program, load
-from ebpf.maps import Map
+from ebpf.maps import ARRAYS, Map
 from ebpf.source import Source, flatten
 from pydp.datapath.compose import Stage, compose, program_name, written
 from pydp.datapath.control import run_control
@@ -106,6 +107,21 @@ def station_mac(port: int) -> bytes:
 def links(count: int, mtu: int = 1500) -> dict[int, Link]:
     """Ports p0, p1, ..."""
     return {BASE + i: Link(BASE + i, f"p{i}", mac=port_mac(i), mtu=mtu, up=True) for i in range(count)}
+
+
+def empty(one: Map) -> None:
+    """Leave nothing in a map, of an array zeros."""
+    if one.spec.flags & libbpf.F_MMAPABLE:
+        size = -(-one.spec.value.size // 8) * 8 * one.spec.max_entries
+        with mmap.mmap(one.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE) as memory:
+            memory[:] = bytes(len(memory))
+    elif one.spec.kind in ARRAYS:
+        for keys, values in one.chunks():
+            if bytes(values).strip(b"\0"):
+                count = len(keys) // one.spec.key.size
+                libbpf.map_update_batch(one.fd, bytes(keys), bytes(len(values)), count)
+    else:
+        one.delete_raw(one.raw()[0])
 
 
 def ticks_now() -> int:
@@ -216,8 +232,7 @@ class Rig:
         """As if just made: what was written by the datapath or a test is forgotten."""
         for name, one in self.maps.items():
             if name in WRITTEN:
-                empty = one.spec.value.unpack(bytes(one.spec.value.size))
-                one.update(dict.fromkeys(range(one.spec.max_entries), empty))
+                empty(one)
         for mode in self.modes:
             for name, entries in MODES[mode].entries(self.options[mode], self.contexts[mode]).items():
                 self.maps[name].update(entries)

@@ -27,9 +27,8 @@ from pydp.modes.base import Context, Role
 from pydp.modes.ipip import IpipOptions
 from pydp.modes.peers import KINDS as TRAITS
 from pydp.modes.table import address_words, table_hash
-from tests.datapath import recents
 from tests.datapath.frames import IP, UDP, Ether, IPv6, Packet, Raw
-from tests.datapath.harness import ACTIONS, BASE, Result, links, ticks_now
+from tests.datapath.harness import ACTIONS, BASE, Result, empty, links, ticks_now
 
 MODE = MODES["ipip"]
 HERE, THERE, PORT, STATION = ("02:00:00:00:01:00", "02:00:00:00:0b:01", "02:00:00:00:01:01", "02:00:00:00:0a:01")
@@ -221,11 +220,9 @@ class IpipRig:
     def forget(self) -> None:
         """As if just made."""
         for name in _WRITTEN & self.maps.keys():
-            one = self.maps[name]
-            empty = one.spec.value.unpack(bytes(one.spec.value.size))
-            one.update(dict.fromkeys(range(one.spec.max_entries), empty))
+            empty(self.maps[name])
         if "ipip_recents" in self.maps:
-            recents.forget(self.maps["ipip_recents"])
+            empty(self.maps["ipip_recents"])
 
     def index(self, address: str) -> int:
         """A peer's place in the maps."""

@@ -30,8 +30,7 @@ from pydp.services.counts import Count
 from pydp.services.database import Database
 from pydp.services.model import Service
 from pydp.services.program import Programmer
-from tests.datapath import recents
-from tests.datapath.harness import ACTIONS, BASE, PASS, SEED, Result, links, ticks_now
+from tests.datapath.harness import ACTIONS, BASE, PASS, SEED, Result, empty, links, ticks_now
 from tests.datapath.ipip_rig import View
 
 MODE = MODES["nat"]
@@ -126,7 +125,7 @@ class NatRig:
         self.programmer = None
         for name in (*SERVICE_MAPS, *MODE.traits.learned, "nat_pieces", "nat_ways", "counters"):
             if name in self.maps:
-                self.maps[name].sync({})
+                empty(self.maps[name])
         self.pause()
 
     # Services
@@ -167,7 +166,7 @@ class NatRig:
     def pause(self) -> None:
         """As if some 16 ms had passed: the short way of XDP has forgotten what it was told before a change."""
         if "nat_recents" in self.maps:
-            recents.forget(self.maps["nat_recents"])
+            empty(self.maps["nat_recents"])
 
     def send(self, frame: bytes, port: int = 0, *, hook: str = "", came_by: int | None = None, **skb: int) -> Result:
         """One frame as it comes in at PORT, or on HOOK "tc-egress" as it leaves there: CAME_BY is the port that it came

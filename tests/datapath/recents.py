@@ -57,9 +57,3 @@ class Recents:
     def clear(self, at: int) -> None:
         """As if there had never been one."""
         self.set(at, self._record.unpack(bytes(self._record.size)))
-
-
-def forget(one: Map) -> None:
-    """Clear all of a map of such elements."""
-    with mmap.mmap(one.fd, one.spec.value.size * one.spec.max_entries) as memory:
-        memory[:] = bytes(len(memory))

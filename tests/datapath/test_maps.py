@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from ebpf import libbpf
 from ebpf.abi import Abi, codec
 from ebpf.errors import LayoutMismatch, MapError, MapFull
-from ebpf.maps import Map, MapSpec, SyncResult
+from ebpf.maps import BATCH, Map, MapSpec
 
 TEXT = """
 struct pair {
@@ -110,15 +111,16 @@ def test_lpm_trie_takes_the_longest_prefix(make: MakeMap) -> None:
     assert one.get((32, b"\x0a\1\2\3")) == 2
     assert one.get((32, b"\x0a\7\2\3")) == 1
     assert one.get((32, b"\x0b\1\2\3")) is None
-    assert one.sync({(8, b"\x0a\0\0\0"): 5, (16, b"\x0a\1\0\0"): 3}) == SyncResult(1, 1, 1)
-    assert one.get((32, b"\x0a\1\2\3")) == 3
+    assert one.delete((24, b"\x0a\1\2\0"))
+    assert one.get((32, b"\x0a\1\2\3")) == 1
 
 
 def test_devmap_has_empty_places(make: MakeMap) -> None:
     one = make("devmap", "__u32", "__u32", 4)
     one.set(2, 1)  # lo
     assert one.items() == [(2, 1)]
-    assert one.sync({0: 1}) == SyncResult(1, 0, 1)
+    one.update({0: 1})
+    assert one.delete(2)
     assert one.items() == [(0, 1)]
 
 
@@ -200,47 +202,27 @@ def test_a_full_hash(make: MakeMap) -> None:
     assert one.get(7) == 2
 
 
-# sync
+@pytest.mark.parametrize("value", ["__u8", "__u32", "struct triple", "struct counter"])
+def test_an_array_that_may_be_mapped_is_read_the_same(make: MakeMap, value: str) -> None:
+    """From its memory, where values stand at multiples of 8 bytes."""
+    entries = 2 * BATCH + 3
+    one, plain = (make("array", "__u32", value, entries, flags) for flags in (libbpf.F_MMAPABLE, 0))
+    keys, values = array("I", range(entries)).tobytes(), os.urandom(entries * one.spec.value.size)
+    for each in (one, plain):
+        each.update_raw(keys, values)
+    assert one.raw() == plain.raw() == (keys, values)
+    assert one.items() == plain.items()
+    other = make("array", "__u32", value, 5, libbpf.F_MMAPABLE)
+    other.take_over(one)
+    assert other.items() == one.items()[:5]
 
 
-@pytest.mark.parametrize("kind", ["hash", "array"])
-def test_sync_makes_the_difference(make: MakeMap, kind: str) -> None:
-    one = make(kind, "__u32", "__u32", 8)
-    assert one.sync({1: 10, 2: 20, 3: 30}) == SyncResult(3, 0, 0)
-    assert one.sync({2: 20, 3: 31, 4: 40}) == SyncResult(1, 1, 1)
-    assert {key: value for key, value in one.items() if value} == {2: 20, 3: 31, 4: 40}
-    assert one.sync({2: 20, 3: 31, 4: 40}) == SyncResult(0, 0, 0)
-    assert one.sync({}) == SyncResult(0, 0, 3)
-
-
-def test_sync_inserts_then_updates_then_deletes(make: MakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads in between finds the old or the new entry."""
-    one = make("hash", "__u32", "__u32", 8)
-    one.sync({1: 10, 2: 20})
-    seen: list[dict[int, int]] = []
-    update, delete = libbpf.map_update_batch, libbpf.map_delete
-
-    def watched_update(*arguments: Any) -> int:
-        done = update(*arguments)
-        seen.append(dict(one.items()))
-        return done
-
-    def watched_delete(*arguments: Any) -> None:
-        delete(*arguments)
-        seen.append(dict(one.items()))
-
-    monkeypatch.setattr(libbpf, "map_update_batch", watched_update)
-    monkeypatch.setattr(libbpf, "map_delete", watched_delete)
-    one.sync({2: 21, 3: 30})
-    assert seen == [{1: 10, 2: 20, 3: 30}, {1: 10, 2: 21, 3: 30}, {2: 21, 3: 30}]
-
-
-def test_sync_of_a_full_map_says_so_and_loses_nothing(make: MakeMap) -> None:
-    one = make("hash", "__u32", "__u32", 4)
-    one.sync(dict.fromkeys(range(4), 1))
-    with pytest.raises(MapFull):
-        one.sync(dict.fromkeys(range(2, 6), 1))
-    assert {2, 3} <= {key for key, _ in one.items()}
+def test_a_pin_that_may_not_be_mapped_is_read(make: MakeMap, pin: Path) -> None:
+    """As a version made it whose maps had other flags."""
+    make("array", "__u32", "__u32", 8).pin(str(pin))
+    with Map.open(spec("array", "__u32", "__u32", 8, libbpf.F_MMAPABLE), str(pin)) as one:
+        one.set(3, 4)
+        assert dict(one.items()) == {**dict.fromkeys(range(8), 0), 3: 4}
 
 
 # Pins

@@ -14,7 +14,7 @@ import pytest
 from pydp.services.text import parse_redirect, parse_service
 from tests.datapath.conftest import MakeNat
 from tests.datapath.frames import ICMP, IP, Ether, ICMPv6PacketTooBig, IPv6, Packet, Raw
-from tests.datapath.harness import DROP, PASS, REDIRECT, Result, port_mac
+from tests.datapath.harness import DROP, PASS, REDIRECT, Result, empty, port_mac
 from tests.datapath.nat_net import (
     FIRST,
     FORWARDED,
@@ -231,7 +231,7 @@ def test_what_a_port_left_to_the_stack_is_masqueraded_there(nat: MakeNat, net: N
     given = replace(asked, source=net.own[WORLD])
     check_forwarded(rig, segment(asked, "S"), FIRST, segment(given, "S"), WORLD)
     rig.routes.clear()
-    rig.maps["nat_ways"].sync({})
+    empty(rig.maps["nat_ways"])
     frame = arriving(segment(asked, "A"), FIRST)
     result = rig.carry(frame, FIRST)
     check(result, ("PUNT_ROUTE", PASS), frame)

@@ -14,7 +14,7 @@ from pydp.services.model import Service
 from pydp.services.text import parse_backends, parse_forward, parse_redirect, parse_service
 from tests.datapath.conftest import MakeNat
 from tests.datapath.frames import IPv6
-from tests.datapath.harness import PASS
+from tests.datapath.harness import PASS, empty
 from tests.datapath.nat_net import (
     FIRST,
     FORWARDED,
@@ -81,7 +81,7 @@ def test_several_backends(nat: MakeNat, net: Net, protocol: str) -> None:
     build = {4: IPV4, 6: IPV6}[net.version][protocol.upper()]
     found = Counter[str]()
     for sport in range(2000, 2040):
-        rig.maps["nat_ways"].sync({})  # every two seconds a packet is left to the kernel's neighbours
+        empty(rig.maps["nat_ways"])  # every two seconds a packet is left to the kernel's neighbours
         asked = Ends(net.client, sport, net.vip, 80)
         frame = carry(rig, build(asked), WORLD).frame
         (backend,) = (one for one in backends if frame == sent_on(build(Ends(net.client, sport, one, 8080)), FIRST))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.datapath import harness
 from tests.datapath.frames import IP, UDP, IPOption_NOP, Packet, Raw
 from tests.datapath.nat_net import (
     FIRST,
@@ -59,7 +60,7 @@ def taken_short(rig: NatRig, warm: bytes, frame: bytes, port: int) -> bytes | No
             assert outcome(rig.send(warm, port)) == FORWARDED
             for name in TABLE:
                 rig.maps[name].update({key: empty[name] for key, value in saved[name].items() if value != empty[name]})
-            rig.maps[SERVICES].sync({})
+            harness.empty(rig.maps[SERVICES])
             result = rig.send(frame, port)
             rig.maps[SERVICES].update(saved[SERVICES])
             for name in TABLE:

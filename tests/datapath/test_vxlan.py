@@ -40,7 +40,7 @@ from tests.datapath.frames import (
     mac,
     tagged,
 )
-from tests.datapath.harness import BASE, DROP, PASS, REDIRECT, Result, Rig, port_mac, ticks_now
+from tests.datapath.harness import BASE, DROP, PASS, REDIRECT, Result, Rig, empty, port_mac, ticks_now
 from tests.kernels.needs import any_kernel
 
 pytestmark = pytest.mark.usefixtures("requires_root")
@@ -547,7 +547,7 @@ def test_a_first_id_is_not_foreseen(rig: MakeRig) -> None:
     made = make(rig)
     for _ in range(50):
         resolve(made)
-        recents.forget(made.maps["recents"])
+        empty(made.maps["recents"])
         if made.send(udp4(), P1).verdict != "PUNT_NEIGHBOUR":
             break
     assert any(next_ids(made))
