@@ -9,6 +9,7 @@ import errno
 import functools
 import mmap
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from ebpf.errors import LayoutMismatch, MapError, MapFull, NotPermitted
 from ebpf.handle import Handle
 
 BATCH = 4096
+_SOMETHING = re.compile(rb"[^\0]").search
 PER_CPU = frozenset({"percpu_hash", "percpu_array", "lru_percpu_hash"})
 ARRAYS = frozenset({"array", "percpu_array", "devmap", "prog_array", "cpumap", "xskmap"})
 # Device maps know neither batch operations on 6.1 nor values that can be compared with what was written.
@@ -207,7 +209,7 @@ class Map(Handle):
                 yield memoryview(array("I", range(first, end))).cast("B"), memoryview(values)
 
     def _chunks_by_calls(self) -> Iterator[tuple[memoryview, memoryview]]:
-        count = min(BATCH, max(self.spec.max_entries, 1))
+        count = min(BATCH, self.spec.max_entries + 1)  # one more than there are: so the first call meets the end
         key_room = ct.create_string_buffer(self.spec.key.size * count)
         value_room = ct.create_string_buffer(self._slot_size * count)
         # Hash maps use a u32 bucket number as cursor, arrays a key: 8 bytes hold either.
@@ -268,13 +270,14 @@ class Map(Handle):
         fields = self.spec.value.size // 8
         if self._stride != fields * 8 or not self.cpus:
             raise MapError(f"map {self.spec.name}: not a per-CPU map of 64-bit counters")
-        words = memoryview(values).cast("Q").tolist()
-        step = fields * self.cpus
-        found = {}
-        for number, key in enumerate(self.spec.key.unpack_many(keys)):
-            mine = words[number * step : (number + 1) * step]
-            if any(mine):
-                found[key] = tuple(sum(mine[field::fields]) for field in range(fields))
+        words, size = memoryview(values).cast("Q"), self.spec.key.size
+        found, at = {}, 0
+        while first := _SOMETHING(values, at):
+            number = first.start() // self._slot_size
+            at = (number + 1) * self._slot_size
+            mine = words[number * fields * self.cpus : at // 8].tolist()
+            key = self.spec.key.unpack(keys[number * size : (number + 1) * size])
+            found[key] = tuple(sum(mine[field::fields]) for field in range(fields))
         return found
 
     @_wrapped("update")

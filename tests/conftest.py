@@ -79,17 +79,17 @@ def _enter_segment(stack: contextlib.ExitStack, n: int, **options: Any) -> Segme
 def nodes(requires_root: None) -> Iterator[Callable[..., Nodes]]:
     """Makes nodes on an underlay, with the arguments of `pydp.lab.Nodes`, that last as long as the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda n, *arguments, **options: _enter_nodes(stack, n, *arguments, **options)
+        yield lambda n, *arguments, **options: enter_nodes(stack, n, *arguments, **options)
 
 
 @pytest.fixture(scope="module")
 def module_nodes(requires_root: None) -> Iterator[Callable[..., Nodes]]:
     """Like ``nodes``, for the length of a module."""
     with contextlib.ExitStack() as stack:
-        yield lambda n, *arguments, **options: _enter_nodes(stack, n, *arguments, **options)
+        yield lambda n, *arguments, **options: enter_nodes(stack, n, *arguments, **options)
 
 
-def _enter_nodes(stack: contextlib.ExitStack, n: int, *arguments: Any, **options: Any) -> Nodes:
+def enter_nodes(stack: contextlib.ExitStack, n: int, *arguments: Any, **options: Any) -> Nodes:
     made = stack.enter_context(Nodes(n, *arguments, prefix=PREFIX, **options))
     outer = [node.ns for node in made.nodes] + list(made.middle)
     _cookies.update(ns.cookie for ns in (*outer, *(container.ns for container in made.containers)))

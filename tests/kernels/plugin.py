@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plugin of `make test-kernels`: of each packet test the first case on a hook, on the other hook with another kernel,
-or with --every-hook on both; with --one-in N of so many tests one, of programs all. How each test ended is noted at
-once, so that a run that is cut short has found what it has found; what failed is told. A guest has its host compile.
+or with --every-hook on both; so, too, of each case of the tests beside the kernel's own devices. All programs, on each
+hook. How each test ended is noted at once, so that a run that is cut short has found what it has found; what failed is
+told. A guest has its host compile.
 
 Emulation takes twenty times as long; what a kernel decides (which programs it takes, what its helpers do) does not
 hang on the numbers in a packet, and all cases run on the machine's own kernel.
@@ -33,21 +34,24 @@ def hook_of(case: str) -> str:
 
 def chosen(cases: Sequence[tuple[str, str]], turn: int | None = None) -> Iterator[bool]:
     """For each test and case whether it runs. With a TURN, tests that have a case on each hook run on one of them, and
-    on the other with the next turn.
+    on the other with the next turn; those that are one case each (`named`) of the same name on the same.
     """
     all_hooks = {(test, hook_of(case)) for test, case in cases}
     seen: set[tuple[str, str]] = set()
     for test, case in cases:
         key = test, hook_of(case)
         both = all((test, hook) in all_hooks for hook in HOOKS) and key[1] in HOOKS
-        mine = turn is None or not both or key[1] == HOOKS[(zlib.crc32(test.encode()) + turn) % 2]
+        mine = turn is None or not both or key[1] == HOOKS[(zlib.crc32(test.rpartition("[")[2].encode()) + turn) % 2]
         yield mine and key not in seen
         seen.add(key)
 
 
-def takes(name: str, turn: int, one_in: int) -> bool:
-    """Whether a test is the one of so many; the next turn takes another."""
-    return (zlib.crc32(name.encode()) // 2 + turn) % one_in == 0
+def named(node: str, *, packets: bool) -> tuple[str, str]:
+    """Test and case of a node id. Beside the kernel's devices each case is a test, but for the hook in its name."""
+    test, _, case = node.partition("[")
+    if packets or not (hook := hook_of(case)):
+        return (test, case) if packets else (node, "")
+    return f"{test}[{re.sub(rf'(?<![a-z]){hook}(?![a-z])', '', case, count=1)}", hook
 
 
 def turn_of(release: str) -> int:
@@ -56,8 +60,7 @@ def turn_of(release: str) -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every-hook", action="store_true", help="packet tests on each hook, in twice the time")
-    parser.addoption("--one-in", type=int, default=1, metavar="N", help="of programs all, of other tests one of N")
+    parser.addoption("--every-hook", action="store_true", help="all tests on each hook, in twice the time")
 
 
 def pytest_configure() -> None:
@@ -66,16 +69,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    turn, one_in = turn_of(os.uname().release), config.getoption("--one-in")
-    packets = [item for item in items if item.path.is_relative_to(WHERE)]
-    names = [item.nodeid.partition("[") for item in packets]
-    runs = chosen([(test, case) for test, _, case in names], None if config.getoption("--every-hook") else turn)
-    gone = {id(item) for item, one in zip(packets, runs, strict=True) if not one}
-    for item in items:
-        # The oracles are many cases of few tests.
-        name = item.nodeid.partition("[")[0] if item.path.is_relative_to(WHERE) else item.nodeid
-        if item.path != PROGRAMS and not takes(name, turn, one_in):
-            gone.add(id(item))
+    turn = None if config.getoption("--every-hook") else turn_of(os.uname().release)
+    by_turns = [item for item in items if item.path != PROGRAMS]
+    names = [named(item.nodeid, packets=item.path.is_relative_to(WHERE)) for item in by_turns]
+    gone = {id(item) for item, runs in zip(by_turns, chosen(names, turn), strict=True) if not runs}
     config.hook.pytest_deselected(items=[item for item in items if id(item) in gone])
     items[:] = [item for item in items if id(item) not in gone]
 

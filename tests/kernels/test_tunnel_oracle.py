@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -15,10 +15,11 @@ from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet, Raw
 
 from pydp.lab import Capture, Namespace, Node, Nodes, ping, tcp_transfer
+from tests.conftest import enter_nodes
 from tests.kernels.needs import need_device, sampled
 from tests.net.bridging import attached
 from tests.net.test_ipip import end, is_inner6, is_outer6, network, options, target
-from tests.net.tunnelling import NodesFactory, lab_options, polled, send_sizes
+from tests.net.tunnelling import lab_options, polled, send_sizes
 
 pytestmark = [pytest.mark.usefixtures("requires_root", "bpffs"), pytest.mark.timeout(300)]
 
@@ -80,15 +81,38 @@ def pydp_end(node: Node, other: Node, kind: Kind, hook: str, *, port: bool = Tru
         yield
 
 
-def lab(make: NodesFactory, kind: Kind, hook: str = "tc") -> Nodes:
-    """Two nodes on one wire, or a skip."""
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Two nodes on one wire."""
+
+    kind: Kind
+    hook: str
+    made: Nodes
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, requires_root: None) -> Iterator[Lab]:
+    """For one kind and hook, and all tests of these; or a skip. Where the kernel's end was, pydp's may be next."""
+    name, hook = request.param
+    kind = KINDS[name]
     v6 = kind.outer6
     ends = "local 2001:db8::1 remote 2001:db8::2" if v6 else "local 192.0.2.1 remote 192.0.2.2"
     need_device(f"{kind.words} {ends}")
-    made = make(2, direct=True, routed=True, ipv6=kind.inner6, underlay6=v6, container_mtu=1500, **lab_options(hook))
-    for node in made.nodes if v6 else ():
-        node.ns.sysctl("ipv6.conf.all.forwarding", 1)
-    return polled(made) if hook != "tc" else made
+    with contextlib.ExitStack() as stack:
+        made = enter_nodes(
+            stack, 2, direct=True, routed=True, ipv6=kind.inner6, underlay6=v6, container_mtu=1500, **lab_options(hook)
+        )
+        for node in made.nodes if v6 else ():
+            node.ns.sysctl("ipv6.conf.all.forwarding", 1)
+        yield Lab(kind, hook, polled(made) if hook != "tc" else made)
+
+
+def labs(names: Iterable[str], *hooks: str) -> pytest.MarkDecorator:
+    cases = [(name, hook) for name in names for hook in hooks]
+    return pytest.mark.parametrize("lab", cases, ids=["-".join(one) for one in cases], indirect=True)
+
+
+each_lab = labs([name for name in KINDS if name != "ip6ip6-limit"], "tc", "xdp")
 
 
 def learn_mtu(source: Namespace, address: str) -> None:
@@ -98,14 +122,22 @@ def learn_mtu(source: Namespace, address: str) -> None:
     assert ping(source, address, count=1, size=1500 - (48 if ":" in address else 28), extra=("-M", "do")).lost
 
 
-@pytest.mark.parametrize(("hook", "port"), [("tc", True), ("tc", False), ("xdp", True)], ids=["tc", "stack", "xdp"])
-@pytest.mark.parametrize("name", KINDS)
-def test_each_end_talks_to_the_other(nodes: NodesFactory, name: str, hook: str, port: bool) -> None:
+@labs(KINDS, "tc", "xdp")
+def test_each_end_talks_to_the_other(lab: Lab) -> None:
     """Ping, TCP and UDP of many sizes, both ways, with pydp at one end and a device of the kernel's at the other."""
-    kind = KINDS[name]
-    made = lab(nodes, kind, hook)
-    one, other = made.nodes
-    with pydp_end(one, other, kind, hook, port=port), kernel_end(other, one, kind):
+    check_talk(lab, port=True)
+
+
+@labs(KINDS, "tc")
+def test_the_stack_talks_to_the_other(lab: Lab) -> None:
+    """The same, where what pydp takes out of the tunnel goes to its node's stack, which routes it."""
+    check_talk(lab, port=False)
+
+
+def check_talk(lab: Lab, *, port: bool) -> None:
+    kind = lab.kind
+    one, other = lab.made.nodes
+    with pydp_end(one, other, kind, lab.hook, port=port), kernel_end(other, one, kind):
         near, far = one.containers[0], other.containers[0]
         for source, sink, node in ((near, far, other), (far, near, one)):
             address = target(node, kind.name)
@@ -154,34 +186,30 @@ def acquaint(made: Nodes, kind: Kind) -> None:
         assert ping(node.ns, target(node, kind.name)).lost == 0
 
 
-def outgoing(made: Nodes, kind: Kind) -> list[list[bytes]]:
-    """For each packet of the first node's container to the second's, what arrives at the second node."""
+def outgoing(made: Nodes, kind: Kind, packets: Sequence[Packet]) -> list[list[bytes]]:
+    """For each of the packets of the first node's container to the second's, what arrives at the second node."""
     one, other = made.nodes
     container = one.containers[0]
     link = Ether(dst=port_address(one, container.port), src=container.mac)
-    source, dest = target(one, kind.name), target(other, kind.name)
     seen = []
     acquaint(made, kind)
     with Capture(container.ns, "eth0") as sender, Capture(other.ns, "eth0", peer=(one.ns, "eth0")) as wire:
-        for packet in sent_packets(source, dest, v6=kind.inner6):
+        for packet in packets:
             sender.send(bytes(link / packet))
             seen.append([without_choices(frame) for frame in wire.drain() if is_tunnelled(frame, kind)])
     return seen
 
 
-@pytest.mark.parametrize("hook", ["tc", "xdp"])
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "ip6ip6-limit"])
-def test_the_same_goes_out(nodes: NodesFactory, name: str, hook: str) -> None:
+@each_lab
+def test_the_same_goes_out(lab: Lab) -> None:
     """Every byte but outer ID, checksum and flow label."""
-    kind = KINDS[name]
-    theirs = lab(nodes, kind, hook)
-    with kernel_end(*theirs.nodes, kind):
-        expected = outgoing(theirs, kind)
+    kind, made = lab.kind, lab.made
+    packets = list(sent_packets(target(made[0], kind.name), target(made[1], kind.name), v6=kind.inner6))
+    with kernel_end(*made.nodes, kind):
+        expected = outgoing(made, kind, packets)
     assert sum(map(len, expected)) > len(expected) // 2  # else there is nothing to compare
-    ours = lab(nodes, kind, hook)
-    with pydp_end(*ours.nodes, kind, hook):
-        found = outgoing(ours, kind)
-    packets = list(sent_packets(target(ours[0], kind.name), target(ours[1], kind.name), v6=kind.inner6))
+    with pydp_end(*made.nodes, kind, lab.hook):
+        found = outgoing(made, kind, packets)
     for packet, their, our in zip(packets, expected, found, strict=True):
         assert our == their, packet.summary()
 
@@ -195,30 +223,30 @@ def outer_of(kind: Kind, source: str, dest: str, *, tos: int) -> Packet:
     return head / GRE(key_present=1, key=KEY, proto=0x0800)
 
 
-def incoming(made: Nodes, kind: Kind) -> list[list[bytes]]:
-    """For each packet in a tunnel packet that reaches the first node, what arrives at its container."""
+def incoming(made: Nodes, kind: Kind, packets: Sequence[bytes]) -> list[list[bytes]]:
+    """For each tunnel packet that reaches the first node, what arrives at its container."""
     one, other = made.nodes
     container = one.containers[0]
-    link = Ether(dst=one.mac, src=other.mac)
+    link = bytes(Ether(dst=one.mac, src=other.mac, type=0x86DD if kind.outer6 else 0x0800))
     seen = []
     acquaint(made, kind)
     with Capture(other.ns, "eth0") as sender, Capture(container.ns, "eth0", peer=(one.ns, container.port)) as wire:
-        for outer, packet in tunnelled_packets(made, kind):
-            sender.send(bytes(link / outer / packet))
+        for packet in packets:
+            sender.send(link + packet)
             seen.append([frame for frame in wire.drain() if is_payload(frame)])
     return seen
 
 
-def tunnelled_packets(made: Nodes, kind: Kind) -> Iterator[tuple[Packet, Packet]]:
-    """Outer and inner: congestion marks on either side, TTLs that just reach and that do not; what a wire takes."""
+def tunnelled_packets(made: Nodes, kind: Kind) -> Iterator[bytes]:
+    """Congestion marks on either side, TTLs that just reach and that do not; what a wire takes."""
     one, other = made.nodes
     ends = end(other, kind.name), end(one, kind.name)
     source, dest = target(other, kind.name), target(one, kind.name)
     for tos in (0, 1, 2, 3, 0xB8):
         outer = outer_of(kind, *ends, tos=tos)
         for packet in sent_packets(source, dest, v6=kind.inner6):
-            if len(outer / packet) <= 1500:
-                yield outer, packet
+            if len(whole := bytes(outer / packet)) <= 1500:
+                yield whole
 
 
 def is_payload(frame: bytes) -> bool:
@@ -227,17 +255,15 @@ def is_payload(frame: bytes) -> bool:
     return UDP in packet and packet[UDP].dport == 2000
 
 
-@pytest.mark.parametrize("hook", ["tc", "xdp"])
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "ip6ip6-limit"])
-def test_the_same_comes_out(nodes: NodesFactory, name: str, hook: str) -> None:
+@each_lab
+def test_the_same_comes_out(lab: Lab) -> None:
     """What the kernel's device hands to a container, pydp does, byte by byte."""
-    kind = KINDS[name]
-    theirs = lab(nodes, kind, hook)
-    with kernel_end(*theirs.nodes, kind):
-        expected = incoming(theirs, kind)
+    kind, made = lab.kind, lab.made
+    packets = list(tunnelled_packets(made, kind))
+    with kernel_end(*made.nodes, kind):
+        expected = incoming(made, kind, packets)
     assert sum(map(len, expected)) > len(expected) // 2
-    ours = lab(nodes, kind, hook)
-    with pydp_end(*ours.nodes, kind, hook):
-        found = incoming(ours, kind)
-    for (outer, packet), their, our in zip(tunnelled_packets(ours, kind), expected, found, strict=True):
-        assert our == their, f"{outer.summary()}: {packet.summary()}"
+    with pydp_end(*made.nodes, kind, lab.hook):
+        found = incoming(made, kind, packets)
+    for packet, their, our in zip(packets, expected, found, strict=True):
+        assert our == their, (IPv6 if kind.outer6 else IP)(packet).summary()

@@ -11,7 +11,7 @@ import pytest
 
 from pydp.modes import MODES
 from tests.kernels import report
-from tests.kernels.plugin import chosen, hook_of, takes, turn_of
+from tests.kernels.plugin import chosen, hook_of, named, turn_of
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TESTS = [
@@ -138,13 +138,15 @@ def test_kernels_take_turns() -> None:
     assert (turn_of("6.1.0-50-amd64"), turn_of("6.12.117+deb13-amd64"), turn_of("6.9-rc1")) == (1, 0, 1)
 
 
-def test_one_in_so_many_is_taken_by_turns() -> None:
-    names = [f"test{number}" for number in range(1000)]
-    turns = [[name for name in names if takes(name, turn, 4)] for turn in range(4)]
-    assert sorted(name for one in turns for name in one) == sorted(names)
-    assert all(200 < len(one) < 300 for one in turns)
-    assert all(takes(name, 1, 1) for name in names)
-    # Which hook a test has its turn on says nothing about whether it is taken.
-    cases = [(name, hook) for name in names for hook in ("tc", "xdp")]
-    on = [case for case, one in zip(cases, chosen(cases, 0), strict=True) if one]
-    assert 80 < sum(hook == "tc" and takes(name, 0, 4) for name, hook in on) < 170
+def test_beside_the_kernels_devices_each_case_takes_turns() -> None:
+    nodes = [f"a.py::test_it[{case}]" for case in ("ipip-tc", "ipip-xdp", "ipip-stack", "match-tc-1", "match-xdp-1")]
+    names = [named(one, packets=False) for one in nodes]
+    assert names[0] == ("a.py::test_it[ipip-]", "tc")
+    assert names[3] == ("a.py::test_it[match--1]", "tc")
+    assert list(chosen(names)) == [True] * 5
+    first, second = (list(chosen(names, turn)) for turn in (0, 1))
+    assert first[2]
+    assert second[2]
+    assert [one != other for one, other in zip(first, second, strict=True)] == [True, True, False, True, True]
+    assert sum(first) == sum(second) == 3
+    assert named(nodes[0], packets=True) == ("a.py::test_it", "ipip-tc]")
