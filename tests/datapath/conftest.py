@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 
@@ -15,33 +16,44 @@ from tests.datapath.rewrite_rig import Rewriter
 
 MakeRig = Callable[..., Rig]
 MakeNat = Callable[..., NatRig]
+One = TypeVar("One", Rig, NatRig)
 
 
-class _Rigs:
-    """Rigs by what they were made from: loading one takes some 100 ms, emptying one takes 2."""
+class _Rigs(Generic[One]):
+    """Rigs by what they were made from: loading one takes some 100 ms, emptying one takes 2. MOST are kept, those that
+    were wanted last.
+    """
 
-    def __init__(self) -> None:
-        self._made: dict[str, Rig] = {}
+    def __init__(self, make: Callable[..., One], most: int) -> None:
+        self._make, self._most = make, most
+        self._made: dict[str, One] = {}
 
-    def get(self, hook: str, **options: Any) -> Rig:
+    def get(self, hook: str, **options: Any) -> One:
         key = repr((hook, sorted(options.items())))
-        if key in self._made:
-            self._made[key].reset()
+        if one := self._made.pop(key, None):
+            one.reset()
         else:
-            if len(self._made) == 32:  # a rig holds some 20 file descriptors
+            if len(self._made) == self._most:
                 self._made.pop(next(iter(self._made))).close()
-            self._made[key] = Rig(hook, **options)
-        return self._made[key]
+            one = self._make(hook, **options)
+        self._made[key] = one
+        return one
 
     def close(self) -> None:
         for one in self._made.values():
             one.close()
 
 
-@pytest.fixture(scope="module")
-def rigs(requires_root: None) -> Iterator[_Rigs]:
-    """All rigs of a module."""
-    made = _Rigs()
+@pytest.fixture(scope="session")
+def many_files() -> None:
+    """A rig holds some 20 file descriptors, one of mode nat some 50."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@pytest.fixture(scope="session")
+def rigs(requires_root: None, many_files: None) -> Iterator[_Rigs[Rig]]:
+    made = _Rigs(Rig, 32)
     yield made
     made.close()
 
@@ -54,13 +66,13 @@ def hook(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def rig(rigs: _Rigs, hook: str) -> MakeRig:
+def rig(rigs: _Rigs[Rig], hook: str) -> MakeRig:
     """Gives rigs for the hook, with the options of `Rig`, as if just made."""
     return lambda **options: rigs.get(hook, **options)
 
 
 @pytest.fixture
-def rig_on(rigs: _Rigs) -> Callable[..., Rig]:
+def rig_on(rigs: _Rigs[Rig]) -> Callable[..., Rig]:
     """The same for tests that know their hook: the first argument."""
     return rigs.get
 
@@ -82,28 +94,17 @@ def plain(requires_root: None, request: pytest.FixtureRequest) -> Iterator[Rewri
     one.close()
 
 
-@pytest.fixture(scope="module")
-def nat_rigs(requires_root: None) -> Iterator[dict[str, NatRig]]:
-    """All rigs of mode nat in a module, by what they were made from."""
-    made: dict[str, NatRig] = {}
+@pytest.fixture(scope="session")
+def nat_rigs(requires_root: None, many_files: None) -> Iterator[_Rigs[NatRig]]:
+    made = _Rigs(lambda hook, **arguments: NatRig(hook, **{"takers": (0, 1, 2), **arguments}), 16)
     yield made
-    for one in made.values():
-        one.close()
+    made.close()
 
 
 @pytest.fixture
-def nat_on(nat_rigs: dict[str, NatRig]) -> MakeNat:
+def nat_on(nat_rigs: _Rigs[NatRig]) -> MakeNat:
     """Gives rigs of mode nat, as if just made: hook, and the arguments of `NatRig`."""
-
-    def get(hook: str, **arguments: Any) -> NatRig:
-        key = repr((hook, sorted(arguments.items())))
-        if key in nat_rigs:
-            nat_rigs[key].reset()
-        else:
-            nat_rigs[key] = NatRig(hook, **{"takers": (0, 1, 2), **arguments})
-        return nat_rigs[key]
-
-    return get
+    return nat_rigs.get
 
 
 @pytest.fixture
