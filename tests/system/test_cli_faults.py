@@ -50,8 +50,9 @@ def used(module_segment: Callable[..., Segment]) -> Iterator[Segment]:
 
 
 def pins(ns: Namespace) -> list[str]:
-    """What is pinned for a namespace."""
-    return sorted(str(path) for path in (BPFFS / "pydp" / str(ns.cookie)).rglob("*"))
+    """What is pinned for a namespace; a folder may go meanwhile."""
+    found = os.walk(BPFFS / "pydp" / str(ns.cookie))
+    return sorted(str(Path(folder, name)) for folder, folders, files in found for name in (*folders, *files))
 
 
 def programs(ns: Namespace) -> str:
