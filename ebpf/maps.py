@@ -191,8 +191,8 @@ class Map(Handle):
         return self._chunks_of_memory() if self._is_mappable() else self._chunks_by_calls()
 
     def _is_mappable(self) -> bool:
-        info = libbpf.map_info(self.fd)  # a pin may be of an older version
-        return bool(self.spec.kind == "array" and info.map_flags & libbpf.F_MMAPABLE and self.spec.key.size == 4)
+        # Its own flags, not those of the spec: a pin may be of an older version.
+        return self.spec.kind == "array" and bool(libbpf.map_info(self.fd).map_flags & libbpf.F_MMAPABLE)
 
     def _chunks_of_memory(self) -> Iterator[tuple[memoryview, memoryview]]:
         """From the kernel's own memory: a batch takes it some 300 ns an entry. Each begins at a multiple of 8 bytes

@@ -198,7 +198,8 @@ BPF_F_TABLE("hash", struct nat_name, __u32, nat_locals, NAT_PLACES, BPF_F_NO_PRE
 /* Written by Python while running: one value is changed at once. Not preallocated, so that what a CPU reads stays as it is. */
 BPF_F_TABLE("hash", struct nat_name, struct nat_frontend, nat_frontends, NAT_FRONTENDS, BPF_F_NO_PREALLOC);
 /* Written by Python while running. By a hash of a frontend's name, where its backends begin and how many there are, as `row` has it: so they can be
- * read while the frontend is looked for. 0, what is out of date, and another frontend's do no harm. */
+ * read while the frontend is looked for. 0, what is out of date, and another frontend's do no harm. It and the next two may be mapped: so Python
+ * reads them at once. */
 BPF_F_TABLE("array", __u32, __u32, nat_hints, 1, BPF_F_MMAPABLE);
 /* Written by Python while running. By port in host's order: for how many services it is a port of every address of this host. */
 BPF_F_TABLE("array", __u32, __u32, nat_wild, 65536, BPF_F_MMAPABLE);
